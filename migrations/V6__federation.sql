@@ -366,6 +366,9 @@ CREATE UNLOGGED TABLE federation.due (
     due timestamptz NOT NULL,
     holder bytea CHECK (octet_length(holder) = 16),
     refusals integer NOT NULL DEFAULT 0 CHECK (refusals >= 0),
+    apart_to bigint NOT NULL DEFAULT 0 CHECK (apart_to >= 0),
+    breaks integer NOT NULL DEFAULT 0 CHECK (breaks >= 0),
+    broken_since timestamptz CHECK ((broken_since IS NOT NULL) = (breaks > 0)),
     PRIMARY KEY (domain, lane)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 0);
 CREATE INDEX due_first ON federation.due (standing, due);
@@ -385,6 +388,11 @@ COMMENT ON COLUMN federation.due.holder IS
     'Random id (16 bytes) of the attempt that has the lane; null: none. Changes with each';
 COMMENT ON COLUMN federation.due.refusals IS
     'Attempts at the first delivery alone that its homeserver refused while it answered others. Grows, and is 0 once it took that one';
+COMMENT ON COLUMN federation.due.apart_to IS
+    'Number of the last delivery that goes on a connection of its own, with those before it: one broke under them, or under others that were on it; 0: none did. Grows';
+COMMENT ON COLUMN federation.due.breaks IS
+    'Attempts at the first delivery alone under which its own connection broke, while its homeserver answered others. Grows, and is 0 once it took that one, and after an attempt at the lane that failed';
+COMMENT ON COLUMN federation.due.broken_since IS 'Time of the first of these; null: there was none. Changes with breaks';
 
 CREATE UNLOGGED TABLE federation.attempts (
     domain operator.domain_name PRIMARY KEY,

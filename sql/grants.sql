@@ -235,6 +235,7 @@ GRANT EXECUTE ON FUNCTION federation.settle_lane TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.compare_lane TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.note_failed_attempt TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.note_refusal TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.note_break TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.put_off TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.note_taken TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.take_token TO postern_server;

@@ -45,12 +45,21 @@ pub fn is_allowed(url: &Url, local: bool) -> bool {
         }
 }
 
-/// The HTTP client for other homeservers: over TLS 1.3, at public addresses, without redirects. Its user sets the time and
-/// the size of each call. It is made anew when the file of authorities changes, and connections of the one before end with
-/// their requests. None: there are no authorities by which one could be verified.
-pub type HomeserverClient = FromFiles<Option<reqwest::Client>>;
+/// The HTTP clients for other homeservers: over TLS 1.3, at public addresses, without redirects. Their user sets the time
+/// and the size of each call.
+#[derive(Clone)]
+pub struct Clients {
+    /// Requests to one homeserver share a connection: when it breaks, all that are under way have no answer.
+    pub shared: reqwest::Client,
+    /// Each request has a connection of its own.
+    pub apart: reqwest::Client,
+}
 
-/// Makes the client.
+/// The HTTP clients for other homeservers, which are made anew when the file of authorities changes; connections of those
+/// before end with their requests. None: there are no authorities by which one could be verified.
+pub type HomeserverClient = FromFiles<Option<Clients>>;
+
+/// Makes the clients.
 ///
 /// # Errors
 /// A file of authorities that cannot be read.
@@ -61,26 +70,36 @@ pub fn homeserver_client(config: &FederationConfig) -> anyhow::Result<Homeserver
     };
     let (roots, hosts) = (config.trusted_roots.clone(), config.hosts.clone());
     let files = roots.iter().cloned().collect();
-    let made = FromFiles::load(files, WORDS, move |contents, present: Option<&Option<reqwest::Client>>| {
+    let made = FromFiles::load(files, WORDS, move |contents, present: Option<&Option<Clients>>| {
         let authorities = match &roots {
             Some(file) => tls::certificates(contents.of(file))
                 .with_context(|| format!("cannot use {}", file.display()))?,
             None => Vec::new(),
         };
-        let client = build(&authorities, &hosts);
-        if let Err(error) = &client {
+        let clients = build(&authorities, &hosts);
+        if let Err(error) = &clients {
             // The authorities before are of use, while a server that begins is of use without other homeservers.
             if let Some(Some(_)) = present {
                 bail!("no HTTPS by these: {error:#}");
             }
             tracing::warn!("other homeservers are out of reach: no HTTPS: {error:#}");
         }
-        Ok(client.ok())
+        Ok(clients.ok())
     });
     made.context("federation.trusted_roots")
 }
 
-fn build(authorities: &[CertificateDer<'_>], hosts: &[HostAddress]) -> anyhow::Result<reqwest::Client> {
+fn build(authorities: &[CertificateDer<'_>], hosts: &[HostAddress]) -> anyhow::Result<Clients> {
+    let shared = builder(authorities, hosts)?.build()?;
+    // Without a pool no connection is used again, of HTTP/2 neither.
+    let apart = builder(authorities, hosts)?.pool_max_idle_per_host(0).build()?;
+    Ok(Clients { shared, apart })
+}
+
+fn builder(
+    authorities: &[CertificateDer<'_>],
+    hosts: &[HostAddress],
+) -> anyhow::Result<reqwest::ClientBuilder> {
     let mut client = reqwest::Client::builder()
         .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
         .https_only(true)
@@ -96,7 +115,7 @@ fn build(authorities: &[CertificateDer<'_>], hosts: &[HostAddress]) -> anyhow::R
         let certificates = authorities.iter().map(|authority| reqwest::Certificate::from_der(authority));
         client = client.tls_certs_merge(certificates.collect::<Result<Vec<_>, _>>()?);
     }
-    Ok(client.build()?)
+    Ok(client)
 }
 
 /// The hosts to which the operator gave addresses, which need not be public (`federation.hosts`).

@@ -10,24 +10,32 @@
 --   busy: families of which there are attempts enough
 --
 -- Returns claimed, with family, domain, lane, instance, first: the number of the first delivery in this instance, before:
--- the id of the delivery before it (null: there is none), of each delivery its id and content, and is_last_try: whether the
--- first one is set aside if its homeserver refuses it once more; none: nothing is due, with family: the last one that was
--- looked at, where there are many. A delivery that was refused comes alone, also on a later day.
+-- the id of the delivery before it (null: there is none), of each delivery its id and content, is_last_try: whether the
+-- first one is set aside if its homeserver refuses it once more, is_apart: whether each request has a connection of its own,
+-- since one broke under the first one, or others that were on it, or the first one is retried, and is_last_break: whether that
+-- one is set aside if its own connection breaks once more, which is its fifth break at least and ten minutes after the first;
+-- none: nothing is due, with family: the last one that was looked at, where there are many. A delivery that was refused, or
+-- broke a connection of its own, comes alone, also on a later day.
 -- Called by each server process, when a message was accepted and each second.
 CREATE OR REPLACE FUNCTION federation.claim_lane(
     standing text, holder bytea, seconds integer, most integer, most_bytes bigint, after text, busy text[],
     OUT outcome federation.claim_lane_outcome, OUT family text, OUT domain text, OUT lane smallint, OUT instance bytea,
-    OUT first bigint, OUT before bytea, OUT ids bytea[], OUT sealed bytea[], OUT is_last_try boolean)
+    OUT first bigint, OUT before bytea, OUT ids bytea[], OUT sealed bytea[], OUT is_last_try boolean, OUT is_apart boolean,
+    OUT is_last_break boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     leased_until CONSTANT timestamptz := now() + seconds * interval '1 second';
     last_try CONSTANT integer := (SELECT s.refused_attempts - 1 FROM federation.settings s);
+    -- Breaks before the last one, and time since the first.
+    last_break CONSTANT integer := 4;
+    breaking CONSTANT interval := interval '10 minutes';
     most_families CONSTANT integer := 200;
     most_refused CONSTANT integer := 100;
     turn text := after;
     first_turn text;
     looked integer := 0;
-    refusals_here integer;
+    here record;
+    first_one bigint;
     is_retried boolean;
 BEGIN
     outcome := 'none';
@@ -55,13 +63,15 @@ BEGIN
         first_turn := coalesce(first_turn, turn);
         family := turn;
         CONTINUE WHEN turn = ANY (busy);
-        SELECT d.domain::text, d.lane, d.refusals INTO domain, lane, refusals_here
+        SELECT d.domain::text AS domain, d.lane, d.refusals, d.apart_to, d.breaks, d.broken_since INTO here
           FROM federation.due d
          WHERE d.standing = claim_lane.standing AND d.family = turn AND d.due <= now()
          ORDER BY d.due
          LIMIT 1
            FOR UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
+        domain := here.domain;
+        lane := here.lane;
         IF NOT federation.is_allowed(claim_lane.domain) THEN
             -- No claim looks at them any more, until a rule changes.
             UPDATE federation.due d
@@ -88,8 +98,8 @@ BEGIN
                     WHERE o.domain = claim_lane.domain AND o.lane <> claim_lane.lane AND o.due < leased_until
                       FOR UPDATE SKIP LOCKED);
         END IF;
-        SELECT l.instance, b.first - l.instance_start, l.settled_id, b.ids, b.sealed, b.is_retried
-          INTO instance, first, before, ids, sealed, is_retried
+        SELECT l.instance, b.first, b.first - l.instance_start, l.settled_id, b.ids, b.sealed, b.is_retried
+          INTO instance, first_one, first, before, ids, sealed, is_retried
           FROM federation.outgoing_lanes l,
                LATERAL (SELECT min(o.number) AS first, array_agg(o.id ORDER BY o.number) AS ids,
                                array_agg(o.sealed ORDER BY o.number) AS sealed,
@@ -102,11 +112,13 @@ BEGIN
                                           FROM federation.outbox q
                                          WHERE q.domain = claim_lane.domain AND q.lane = claim_lane.lane
                                          ORDER BY q.number
-                                         LIMIT CASE WHEN refusals_here > 0 THEN 1 ELSE most END) n) o
+                                         LIMIT CASE WHEN here.refusals > 0 OR here.breaks > 0 THEN 1 ELSE most END) n) o
                          WHERE o.bytes <= most_bytes AND o.retried_ones = 0 OR o.place = 1) b
          WHERE l.domain = claim_lane.domain AND l.lane = claim_lane.lane;
         IF ids IS NOT NULL THEN
-            is_last_try := is_retried OR refusals_here >= last_try;
+            is_last_try := is_retried OR here.refusals >= last_try;
+            is_apart := is_retried OR first_one <= here.apart_to;
+            is_last_break := is_retried OR here.breaks >= last_break AND here.broken_since <= now() - breaking;
             outcome := 'claimed';
             RETURN;
         END IF;

@@ -36,10 +36,10 @@ BEGIN
                SET settled_id = compare_lane.last_id, is_stranger = false
              WHERE l.domain = compare_lane.domain AND l.lane = compare_lane.lane;
             PERFORM federation.note_success(compare_lane.domain);
-            -- The delivery that was refused is among those that it took.
+            -- The delivery that was refused, or broke connections, is among those that it took.
             UPDATE federation.due d
-               SET refusals = 0
-             WHERE d.domain = compare_lane.domain AND d.lane = compare_lane.lane AND d.refusals > 0;
+               SET refusals = 0, breaks = 0, broken_since = NULL
+             WHERE d.domain = compare_lane.domain AND d.lane = compare_lane.lane AND (d.refusals > 0 OR d.breaks > 0);
             PERFORM federation.recover(compare_lane.domain);
             outcome := 'settled';
         ELSIF compare_lane.first <> compare_lane.last + 1

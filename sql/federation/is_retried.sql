@@ -1,6 +1,6 @@
 -- federation.is_retried: tells whether a server tries a delivery that was set aside again by itself: one that was refused, on
 -- each later day, as often as it would have waited days; one that was too large after a day, two, four and so on, for as long:
--- its homeserver said so in its own words, and each attempt costs tokens.
+-- its homeserver said so in its own words, and each attempt costs tokens; and in the same way one that breaks its connections.
 --
 --   reason, day, retried: as in federation.set_aside
 --
@@ -10,7 +10,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
                WHEN is_retried.reason LIKE 'refused: %'
                    THEN is_retried.day < operator.today() AND is_retried.retried < s.outbox_days
-               WHEN is_retried.reason = 'too large for its homeserver'
+               WHEN is_retried.reason IN ('too large for its homeserver', 'breaks the connection')
                    THEN operator.today() - is_retried.day >= w.days AND w.days <= s.outbox_days
                ELSE false
            END

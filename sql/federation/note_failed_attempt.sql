@@ -1,6 +1,7 @@
 -- federation.note_failed_attempt: ends an attempt at a lane that failed: nothing for its domain is due until the next one,
 -- at a random time within twice the seconds of the failure before, up to retry_seconds (full jitter). When three quarters
--- of max_strangers wait, what waits for one that failed three times is set aside, so that there is room for others.
+-- of max_strangers wait, what waits for one that failed three times is set aside, so that there is room for others. How often
+-- the first delivery of the lane broke connections before is counted anew: now others are not answered either.
 --
 --   domain, holder: of the attempt
 --   state: failing or out_of_tokens
@@ -42,6 +43,11 @@ BEGIN
            next_try = now() + random() * least(2 ^ least(a.failures + 1, 30), longest) * interval '1 second'
      WHERE a.next_try <= now();
     DELETE FROM federation.prompt_homeservers p WHERE p.domain = note_failed_attempt.domain;
+    IF note_failed_attempt.state = 'failing' THEN
+        UPDATE federation.due d
+           SET breaks = 0, broken_since = NULL
+         WHERE d.domain = note_failed_attempt.domain AND d.holder = note_failed_attempt.holder AND d.breaks > 0;
+    END IF;
     UPDATE federation.due d
        SET due = a.next_try, holder = NULL,
            standing = CASE WHEN d.standing = 'refused' THEN 'refused' WHEN standing_now = 'stranger' THEN 'stranger'

@@ -3,7 +3,7 @@
 --   domain: another domain than the home domain
 --
 -- Called by federation.settle_lane, federation.compare_lane, federation.keep_tokens,
--- federation.note_refusal and operator.retry_now.
+-- federation.note_refusal, federation.note_break and operator.retry_now.
 CREATE OR REPLACE FUNCTION federation.recover(domain text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

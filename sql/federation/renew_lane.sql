@@ -1,5 +1,5 @@
 -- federation.renew_lane: begins the numbering of a lane anew, whose row the caller has locked: the first delivery that
--- waits becomes number 1 of a new instance, and whether its homeserver refuses that one is not known.
+-- waits becomes number 1 of a new instance, and whether its homeserver refuses that one, or it breaks connections, is not known.
 --
 --   domain, lane: of the lane
 --
@@ -13,6 +13,6 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
                                      l.next_number) - 1
      WHERE l.domain = renew_lane.domain AND l.lane = renew_lane.lane;
     UPDATE federation.due d
-       SET refusals = 0
-     WHERE d.domain = renew_lane.domain AND d.lane = renew_lane.lane AND d.refusals > 0
+       SET refusals = 0, breaks = 0, broken_since = NULL
+     WHERE d.domain = renew_lane.domain AND d.lane = renew_lane.lane AND (d.refusals > 0 OR d.breaks > 0)
 $$;

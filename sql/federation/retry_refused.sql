@@ -1,5 +1,6 @@
--- federation.retry_refused: puts some deliveries that were refused, or too large for a homeserver or a proxy before it, into
--- the outbox again, when they are due (federation.is_retried): for a single attempt, those of a lane in a transaction.
+-- federation.retry_refused: puts some deliveries that were refused, too large for a homeserver or a proxy before it, or broke
+-- their connections, into the outbox again, when they are due (federation.is_retried): for a single attempt, those of a lane
+-- in a transaction.
 --
 -- Returns whether there may be more.
 -- Called by each server process hourly, until there are no more.

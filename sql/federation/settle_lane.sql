@@ -88,8 +88,8 @@ BEGIN
     END IF;
     -- It took the first one.
     UPDATE federation.due d
-       SET refusals = 0
-     WHERE d.domain = settle_lane.domain AND d.lane = settle_lane.lane AND d.refusals > 0;
+       SET refusals = 0, breaks = 0, broken_since = NULL
+     WHERE d.domain = settle_lane.domain AND d.lane = settle_lane.lane AND (d.refusals > 0 OR d.breaks > 0);
     PERFORM federation.release_lane(settle_lane.domain, settle_lane.lane, settle_lane.holder);
     outcome := 'settled';
 END

@@ -4,7 +4,7 @@
 -- (UTC) of the last delivery that it took, the number and bytes of the deliveries that wait, the day of the oldest one,
 -- the seconds until the next attempt, the reason why the last one failed, the deliveries that were set aside, the tokens
 -- in the wallet, the day on which the numbering of one of its lanes began anew last, as after a restore of either
--- database, and the deliveries that it refuses while it takes others.
+-- database, and the deliveries that it refuses, or that break their connections, while it takes others.
 --
 -- Columns of the result (days are UTC):
 --
@@ -20,7 +20,8 @@
 --   set_aside: deliveries that were set aside
 --   tokens: tokens of the domain at hand
 --   renewed: day on which the numbering of one of its lanes began anew last
---   refused: deliveries that it refuses at present, while it takes others: each holds its lane up until it is set aside
+--   refused: deliveries that it refuses at present, or that break their connections, while it takes others: each holds its
+--     lane up until it is set aside
 --
 -- Called by the operator, by monitoring, and by operator.health and operator.figures.
 CREATE OR REPLACE FUNCTION operator.neighbours()
@@ -48,7 +49,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
            (SELECT count(*) FROM federation.set_aside s WHERE s.domain = d.domain),
            (SELECT count(*) FROM federation.tokens t WHERE t.domain = d.domain),
            l.renewed,
-           (SELECT count(*) FROM federation.due q WHERE q.domain = d.domain AND q.refusals > 0)
+           (SELECT count(*) FROM federation.due q WHERE q.domain = d.domain AND (q.refusals > 0 OR q.breaks > 0))
       FROM (SELECT h.domain FROM federation.homeservers h
             UNION SELECT l.domain FROM federation.outgoing_lanes l
             UNION SELECT n.domain FROM federation.neighbours n

@@ -165,9 +165,9 @@ impl Discovery {
         };
         let _turn = timeout(TIMEOUT, turn).await.map_err(|_| DiscoveryError::Busy)?;
         let accept = HeaderValue::from_static(Encoding::Json.media_type());
-        let client = Option::clone(&self.client.now()).ok_or(DiscoveryError::Unreachable)?;
+        let clients = Option::clone(&self.client.now()).ok_or(DiscoveryError::Unreachable)?;
         let url = format!("https://{}{DESCRIPTION_PATH}", domain.as_str());
-        let request = client.get(url).header(ACCEPT, accept).timeout(TIMEOUT);
+        let request = clients.shared.get(url).header(ACCEPT, accept).timeout(TIMEOUT);
         let mut answer = request.send().await.map_err(unreachable)?;
         if answer.status() != http::StatusCode::OK {
             return Err(DiscoveryError::Status(answer.status().as_u16()));

@@ -35,6 +35,8 @@ pub struct Neighbour {
 struct Way {
     client: Arc<HomeserverClient>,
     memory: Option<AnswerMemory>,
+    /// Whether each request has a connection of its own.
+    is_apart: bool,
 }
 
 impl fmt::Debug for Way {
@@ -46,8 +48,9 @@ impl fmt::Debug for Way {
 impl Transport for Way {
     fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_> {
         Box::pin(async move {
-            let client = Option::clone(&self.client.now());
-            let client = client.ok_or("no authority is known by which it could be verified")?;
+            let clients = Option::clone(&self.client.now());
+            let clients = clients.ok_or("no authority is known by which it could be verified")?;
+            let client = if self.is_apart { clients.apart } else { clients.shared };
             let mut request = reqwest::Request::try_from(request)?;
             *request.timeout_mut() = Some(limits.time);
             let mut answer = client.execute(request).await.map_err(reqwest::Error::without_url)?;
@@ -106,9 +109,19 @@ impl Federation {
         let description = Description::from_json(&self.discover(domain, found).await?)?;
         // It may have been kept under another configuration, or other rules.
         self.check_base_url(domain, &description.base_url).await?;
-        let way = Way { client: self.client.clone(), memory };
+        let way = Way { client: self.client.clone(), memory, is_apart: false };
         let http = Http::through(&description.base_url, way).map_err(|_| DiscoveryError::BaseUrl)?;
         Ok(Neighbour { domain: domain.clone(), description, http })
+    }
+
+    /// The same homeserver, each request to which has a connection of its own: none breaks that of another one.
+    ///
+    /// # Errors
+    /// [`DiscoveryError::BaseUrl`].
+    pub(super) fn apart(&self, neighbour: Neighbour) -> Result<Neighbour, DiscoveryError> {
+        let way = Way { client: self.client.clone(), memory: None, is_apart: true };
+        let http = Http::through(&neighbour.description.base_url, way);
+        Ok(Neighbour { http: http.map_err(|_| DiscoveryError::BaseUrl)?, ..neighbour })
     }
 
     /// Sends a request to another homeserver, signed by this one, and takes no refusal.
@@ -169,6 +182,14 @@ impl Introduced {
     }
 }
 
+/// Whether the connection to another homeserver broke in the middle of a request or its answer. It was there: one that cannot
+/// be made is another thing, and so is an answer that does not come in time.
+pub(super) fn is_broken(error: &Error) -> bool {
+    let Error::Unreachable(error) = error else { return false };
+    let error = error.downcast_ref::<reqwest::Error>();
+    error.is_some_and(|error| !(error.is_builder() || error.is_connect() || error.is_timeout()))
+}
+
 /// The problem of an answer that the protocol does not know.
 pub(super) fn unexpected(what: &str) -> Problem {
     Problem::with_detail(ProblemType::HomeserverRefused, what)
@@ -196,5 +217,56 @@ pub(super) fn problem(error: &Error) -> Problem {
             ProblemType::HomeserverUnreachable.into()
         }
         error => Problem::with_detail(ProblemType::HomeserverRefused, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// What comes of a request to a server that reads it, says this, and ends the connection; or never ends it.
+    async fn asked(says: &'static [u8], ends: bool) -> Result<(), Error> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read(&mut [0; 4096]).await.unwrap();
+            let _ = stream.write_all(says).await;
+            if !ends {
+                std::future::pending::<()>().await;
+            }
+        });
+        let time = if ends { Duration::from_secs(60) } else { Duration::from_millis(50) };
+        let request = reqwest::Client::new().post(url).body("a delivery").timeout(time);
+        let answer = async { request.send().await?.bytes().await };
+        let answer = answer.await.map(drop).map_err(|error| Error::Unreachable(error.into()));
+        server.abort();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_broken_that_was_there_and_ended_before_the_answer_did() {
+        const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n";
+        for says in [&b""[..], HEAD, b"garbage\r\n\r\n"] {
+            let error = asked(says, true).await.unwrap_err();
+            assert!(is_broken(&error), "{says:?}: {error}");
+        }
+        for says in [&b""[..], HEAD] {
+            let error = asked(says, false).await.unwrap_err();
+            assert!(!is_broken(&error), "no answer in time: {error}");
+        }
+        let nobody = {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            format!("http://{}/", listener.local_addr().unwrap())
+        };
+        let error = reqwest::get(nobody).await.unwrap_err();
+        assert!(!is_broken(&Error::Unreachable(error.into())), "there is no connection");
+        assert!(!is_broken(&Error::UnexpectedAnswer("a long one".to_owned())));
+        assert!(!is_broken(&Error::Unreachable("no authority".into())));
     }
 }

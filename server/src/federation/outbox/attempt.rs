@@ -7,7 +7,6 @@ use postern_api::{Error, Request};
 use postern_protocol::{
     DeliveryId, LaneInstance,
     federation::{Deliveries, Delivery, NumberedDelivery},
-    name::Domain,
 };
 use tokio::time::{Instant, timeout};
 
@@ -21,7 +20,7 @@ use crate::{
     federation::{
         Federation,
         discovery::{DiscoveryError, Found},
-        neighbour::Neighbour,
+        neighbour::{Neighbour, is_broken},
         wallet::NoToken,
     },
 };
@@ -34,6 +33,8 @@ pub(super) const PROBE_TIME: Duration = Duration::from_secs(35);
 const REQUESTS: usize = 16;
 /// Tokens of an attempt that the other homeserver says were spent before, at most.
 const SPENT: usize = 2;
+/// The reason for which a delivery is set aside that breaks its connections, as federation.is_retried has it.
+pub(super) const BROKEN: &str = "breaks the connection";
 
 /// Seconds within which a lane is tried again that found no place here.
 const NO_PLACE: i32 = 2;
@@ -57,6 +58,10 @@ pub(super) enum AttemptError {
     Refused(String),
     #[error("it takes others, and not the first one: {0}")]
     Delivery(String),
+    #[error("the connection broke, under this request or another one")]
+    Suspect,
+    #[error("it takes others, and the connection breaks under the first one")]
+    Broken,
     #[error("the answer is not what the protocol says")]
     Answer,
     #[error("the other homeserver counts otherwise")]
@@ -98,8 +103,11 @@ impl Federation {
             attempted = timeout(time, self.deliver(claim)) => attempted.unwrap_or(Err(AttemptError::Time)),
             () = crowded => Err(AttemptError::Crowded),
         };
-        let Err(error) = attempted else {
-            return self.outbox.attempts.0.add(["done".into()], 1);
+        let error = match attempted {
+            Ok(()) => return self.outbox.attempts.0.add(["done".into()], 1),
+            // All lanes share that connection, and clients' requests do.
+            Err(AttemptError::Call(error)) if !claim.is_apart && is_broken(&error) => AttemptError::Suspect,
+            Err(error) => error,
         };
         tracing::debug!("deliveries to another homeserver wait: {error}");
         let put_off = error.put_off();
@@ -107,6 +115,7 @@ impl Federation {
             _ if put_off.is_some() => "put_off",
             AttemptError::NoToken(no_token) if no_token.is_issuers_will() => "out_of_tokens",
             AttemptError::Delivery(_) => "refused",
+            AttemptError::Suspect | AttemptError::Broken => "broken",
             _ => "failing",
         };
         self.outbox.attempts.0.add([state.into()], 1);
@@ -115,6 +124,12 @@ impl Federation {
             (AttemptError::Delivery(_), _) => {
                 let sql = "SELECT federation.note_refusal($1, $2, $3)";
                 self.home.database.query_one(sql, &[&domain, &claim.lane, &holder]).await
+            }
+            (error @ (AttemptError::Suspect | AttemptError::Broken), _) => {
+                let sql = "SELECT federation.note_break($1, $2, $3, $4, $5)";
+                let last = claim.ids.last().map(|id| id.as_bytes().as_slice());
+                let is_alone = matches!(error, AttemptError::Broken);
+                self.home.database.query_one(sql, &[&domain, &claim.lane, &holder, &last, &is_alone]).await
             }
             (error, Some(seconds)) => {
                 let sql = "SELECT federation.put_off($1, $2, $3, $4, $5)";
@@ -134,17 +149,23 @@ impl Federation {
 
     /// Sends the deliveries of a lane, and settles those that the other homeserver took. One that it refuses while it takes
     /// others is found by halving, tried again from time to time, and set aside at last; one that is refused for its size,
-    /// at once: a member of a group can send as many of those as they like, and no lane waits for them.
+    /// at once: a member of a group can send as many of those as they like, and no lane waits for them. One under which the
+    /// connection breaks, as when a proxy likes its size or content so little that it does not even answer, is found in the
+    /// same way, on connections that nothing else is on.
     async fn deliver(&self, claim: &Claim) -> Result<(), AttemptError> {
         let started = Instant::now();
         let mut contents = claim.open(&self.home)?;
-        let mut neighbour = self.find_neighbour(&claim.domain, false).await?;
+        let mut neighbour = self.find_neighbour(claim, false).await?;
         let mut takes_others = false;
         let mut spent = 0;
         for _ in 0..REQUESTS {
             let token = self.take_token(&neighbour).await?;
             let request = Request::deliver(&claim.deliveries(&contents)).paid_with(token);
-            match Reception::of(&self.exchange(&neighbour, request).await?, &contents) {
+            let reception = match self.exchange(&neighbour, request).await {
+                Err(error) if claim.is_apart && is_broken(&error) => Reception::Broken,
+                answer => Reception::of(&answer?, &contents),
+            };
+            match reception {
                 Reception::Received(received) => {
                     return self.settle(claim, &contents, &received, started.elapsed() > PATIENCE).await;
                 }
@@ -159,7 +180,7 @@ impl Federation {
                     }
                 }
                 Reception::TokenStale => {
-                    neighbour = self.find_neighbour(&claim.domain, true).await?;
+                    neighbour = self.find_neighbour(claim, true).await?;
                     self.drop_stale_tokens(&neighbour).await?;
                 }
                 Reception::TooLarge => {
@@ -178,13 +199,24 @@ impl Federation {
                         return Err(AttemptError::Delivery(reason));
                     }
                 }
+                Reception::Broken => {
+                    // It is asked each time: on a bad line, or while it is away, that breaks, too.
+                    self.expect_to_take(&neighbour, claim.lane).await?;
+                    takes_others = true;
+                    if contents.len() == 1 && !claim.is_last_break {
+                        return Err(AttemptError::Broken);
+                    }
+                    if !halve(&mut contents, BROKEN) {
+                        return Err(AttemptError::Refused(BROKEN.to_owned()));
+                    }
+                }
             }
         }
         Err(AttemptError::Answer)
     }
 
-    /// Asks another homeserver that refuses deliveries whether it takes any: one with a number that cannot be the next of
-    /// its lane, which changes nothing.
+    /// Asks another homeserver that does not take deliveries whether it takes any: one with a number that cannot be the next
+    /// of its lane, which changes nothing.
     ///
     /// # Errors
     /// It takes none; those of an attempt.
@@ -206,9 +238,10 @@ impl Federation {
         }
     }
 
-    async fn find_neighbour(&self, domain: &Domain, fresh: bool) -> Result<Neighbour, DiscoveryError> {
-        let found = Found::find(&self.home, domain, fresh).await?;
-        self.neighbour(domain, found, None).await
+    async fn find_neighbour(&self, claim: &Claim, fresh: bool) -> Result<Neighbour, DiscoveryError> {
+        let found = Found::find(&self.home, &claim.domain, fresh).await?;
+        let neighbour = self.neighbour(&claim.domain, found, None).await?;
+        if claim.is_apart { self.apart(neighbour) } else { Ok(neighbour) }
     }
 }
 
@@ -235,6 +268,8 @@ mod tests {
             AttemptError::NoToken(NoToken::Time),
             AttemptError::Refused("closed".to_owned()),
             AttemptError::Delivery("malformed".to_owned()),
+            AttemptError::Suspect,
+            AttemptError::Broken,
             AttemptError::Time,
         ] {
             assert_eq!(others.put_off(), None, "{others}");

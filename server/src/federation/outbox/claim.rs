@@ -23,6 +23,10 @@ pub(super) struct Claim {
     pub(super) sealed: Vec<Vec<u8>>,
     /// Whether the first one is set aside if it is refused once more, whatever for.
     pub(super) is_last_try: bool,
+    /// Whether each request has a connection of its own: one broke under these deliveries, or under others on it.
+    pub(super) is_apart: bool,
+    /// Whether the first one is set aside if the connection breaks under it alone once more.
+    pub(super) is_last_break: bool,
 }
 
 /// A delivery that is about to be sent.
@@ -59,6 +63,8 @@ impl Claim {
             ids: row.get::<_, Vec<&[u8]>>("ids").into_iter().map(id).collect::<Result<_, _>>()?,
             sealed: row.get("sealed"),
             is_last_try: row.get("is_last_try"),
+            is_apart: row.get("is_apart"),
+            is_last_break: row.get("is_last_break"),
         })
     }
 

@@ -254,7 +254,8 @@ impl Federation {
             .home
             .database
             .query_one(
-                "SELECT outcome, family, domain, lane, instance, first, before, ids, sealed, is_last_try
+                "SELECT outcome, family, domain, lane, instance, first, before, ids, sealed, is_last_try, is_apart,
+                        is_last_break
                    FROM federation.claim_lane($1, $2, $3, $4, $5, $6, $7)",
                 &[&standing.name(), &holder.as_slice(), &LEASE, &most, &BATCH_BYTES, &*turn, &busy],
             )

@@ -45,7 +45,7 @@ struct AttemptFigures(Counters<1>);
 impl Default for AttemptFigures {
     fn default() -> Self {
         let figures = Self(Counters::new(["outcome"]));
-        ["done", "failing", "out_of_tokens", "put_off", "refused"]
+        ["broken", "done", "failing", "out_of_tokens", "put_off", "refused"]
             .into_iter()
             .for_each(|outcome| figures.0.begin([outcome.into()]));
         figures

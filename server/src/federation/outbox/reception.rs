@@ -29,6 +29,8 @@ pub(super) enum Reception {
     Refused(String),
     /// It takes none at present, whatever they are.
     Closed(String),
+    /// There is no answer: a connection broke on which nothing else was.
+    Broken,
 }
 
 impl Reception {

@@ -9,7 +9,7 @@ use postern_protocol::{
 
 use super::{
     address_digest,
-    attempt::AttemptError,
+    attempt::{AttemptError, BROKEN},
     claim::{Claim, Content},
     reception::gone_addresses,
     sealed::digest_of_group,
@@ -49,7 +49,10 @@ impl Federation {
         let (mut groups, mut addresses, mut taken_groups) = (Vec::new(), Vec::new(), Vec::new());
         for ((content, outcome), id) in contents.iter().zip(&received.outcomes).zip(&claim.ids) {
             let is_malformed = outcome.state == DeliveryState::Malformed;
-            if let Some(reason) = content.refused.as_deref().or(is_malformed.then_some("malformed")) {
+            let reason = content.refused.as_deref().or(is_malformed.then_some("malformed"));
+            // It has it: it was the answer under which the connections broke.
+            let is_there = outcome.state == DeliveryState::Repeated && reason == Some(BROKEN);
+            if let Some(reason) = reason.filter(|_| !is_there) {
                 refused.push(id.as_bytes().as_slice());
                 reasons.push(reason);
             }

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Certificate, front::connector, judge::Judge};
+use super::{Certificate, front::connector, judge::Judge, narrow::Narrow};
 
 /// How a line is at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +47,14 @@ pub enum Weather {
     Endless,
     /// Each request is judged by [`FaultProxy::judge`].
     Judged,
+    /// Requests are as large as [`FaultProxy::narrow`] lets through, or their connections end.
+    Narrow,
 }
 
 impl Weather {
     /// Whether connections that pass the homeservers' own bytes end when it comes.
     fn ends_lines(self) -> bool {
-        matches!(self, Self::Cut | Self::Failing | Self::Garbage | Self::Endless | Self::Judged)
+        !matches!(self, Self::Fair | Self::Slow(_) | Self::Silent | Self::Brief)
     }
 }
 
@@ -73,6 +75,7 @@ struct State {
     struck: AtomicUsize,
     acceptor: TlsAcceptor,
     judge: Mutex<Option<Judge>>,
+    narrow: Mutex<Option<Narrow>>,
 }
 
 impl FaultProxy {
@@ -90,6 +93,7 @@ impl FaultProxy {
             struck: AtomicUsize::new(0),
             acceptor: files.acceptor(),
             judge: Mutex::default(),
+            narrow: Mutex::default(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
         Self { address, state, accepting, storm: Mutex::default() }
@@ -113,6 +117,19 @@ impl FaultProxy {
         // Connections under another judge end, too.
         self.set(Weather::Cut);
         self.set(Weather::Judged);
+    }
+
+    /// From now on a connection ends under a request whose body has more bytes than these, without an answer. The others are
+    /// let through to the homeserver, whose certificate is by this authority (PEM). With `answers_only` it gets the large ones,
+    /// too, and connections end before its answers to them. Returns the number of connections that ended so.
+    pub fn narrow(&self, authority: &str, most: usize, answers_only: bool) -> Arc<AtomicUsize> {
+        let broken = Arc::new(AtomicUsize::new(0));
+        let narrow = Narrow { connector: connector(authority), most, answers_only, broken: broken.clone() };
+        *self.state.narrow.lock().expect("no panic holds it") = Some(narrow);
+        // Connections that were let through by another measure end, too.
+        self.set(Weather::Cut);
+        self.set(Weather::Narrow);
+        broken
     }
 
     /// Changes the weather by chance, until [`FaultProxy::calm`].
@@ -188,6 +205,14 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
                     let judge = judge.expect("it is set with the weather");
                     tokio::select! {
                         _ = judge.judge(client, &state.acceptor, server) => {}
+                        _ = weather.changed() => {}
+                    }
+                }
+                Weather::Narrow => {
+                    let narrow = state.narrow.lock().expect("no panic holds it").clone();
+                    let narrow = narrow.expect("it is set with the weather");
+                    tokio::select! {
+                        _ = narrow.pass(client, &state.acceptor, server) => {}
                         _ = weather.changed() => {}
                     }
                 }

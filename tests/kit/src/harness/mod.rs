@@ -16,6 +16,7 @@ mod kept_order;
 mod killed;
 mod logs;
 mod moved_clock;
+mod narrow;
 mod node;
 mod pgbouncer;
 mod postgres_line;

@@ -1,5 +1,6 @@
 //! The outbox (FED-4): what waits for a neighbour comes once and in order, whatever crashes, and in bounds.
 
+mod broken;
 mod clocks;
 mod retried;
 mod room;

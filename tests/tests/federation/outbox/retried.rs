@@ -17,7 +17,8 @@ async fn a_delivery_that_is_retried_is_claimed_alone() {
     world.admin.batch_execute(more).await.unwrap();
     let mut claims = Vec::new();
     for (last, together) in [(2, 2), (3, 1), (4, 1), (6, 2)] {
-        let claim = "SELECT cardinality(ids), is_last_try FROM federation.claim_lane(
+        let claim =
+            "SELECT cardinality(ids), is_last_try AND is_apart AND is_last_break FROM federation.claim_lane(
                          'good', '\\x01010101010101010101010101010101', 10, 64, 786432, '', '{}')";
         let row = world.admin.query_one(claim, &[]).await.unwrap();
         claims.push((row.get::<_, i32>(0), row.get::<_, bool>(1)));
@@ -34,9 +35,10 @@ async fn a_delivery_that_is_retried_is_claimed_alone() {
 
 /// One that is too large costs tokens each time, and a member of a group can send many.
 #[tokio::test]
-async fn what_is_too_large_is_retried_ever_more_seldom_and_what_is_refused_each_day() {
+async fn what_is_too_large_or_breaks_connections_is_retried_ever_more_seldom_and_what_is_refused_each_day() {
     let world = World::builder().servers(0).start().await;
     let (too_large, refused) = ("too large for its homeserver", "refused: status 500");
+    let broken = "breaks the connection";
     for (reason, retried, days, expected) in [
         (too_large, 0, 0, false),
         (too_large, 0, 1, true),
@@ -47,6 +49,11 @@ async fn what_is_too_large_is_retried_ever_more_seldom_and_what_is_refused_each_
         // Longer than a delivery waits at all.
         (too_large, 4, 1000, false),
         (too_large, 32_767, 1000, false),
+        (broken, 0, 0, false),
+        (broken, 0, 1, true),
+        (broken, 1, 1, false),
+        (broken, 3, 8, true),
+        (broken, 4, 1000, false),
         (refused, 0, 0, false),
         (refused, 0, 1, true),
         (refused, 13, 1, true),

@@ -1,0 +1,240 @@
+//! Deliveries under which connections break, as with a proxy that ends one that carries more than it likes, and answers
+//! nothing: they hold their lanes up for minutes, and what was on these connections with them comes. Where nothing is answered,
+//! all of it waits.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use postern_protocol::MlsMessage;
+use postern_tests_kit::{Group, Weather, World, eventually};
+
+use super::{Talk, heard, make_due};
+
+/// Bytes of a body beyond which it is a large one here.
+const LARGE: usize = 40_000;
+const REASONS: &str = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
+
+impl Talk {
+    /// Connections break under bodies of more bytes than these, or before the answers to them. Returns the number of these.
+    async fn breaking(&self, most: usize, answers_only: bool) -> Arc<AtomicUsize> {
+        let authority = self.neighbours.authority.pem();
+        let broken = self.neighbours.line(0, 1).narrow(&authority, most, answers_only);
+        self.operate("retry_now('b.example')").await;
+        broken
+    }
+
+    /// A delivery breaks its own connection so often. Nobody waits for its next attempt.
+    async fn breaks(&self, times: i32) {
+        eventually("it breaks its connection again and again", async || {
+            self.hurry().await;
+            let breaks = "SELECT coalesce(max(breaks), 0) FROM federation.due";
+            (self.sender().value::<i32>(breaks).await >= times).then_some(())
+        })
+        .await;
+    }
+
+    /// What breaks its connection is due.
+    async fn hurry(&self) {
+        let hurry =
+            "UPDATE federation.due SET due = now() WHERE breaks > 0 AND due > now() AND holder IS NULL";
+        self.sender().admin.execute(hurry, &[]).await.unwrap();
+    }
+
+    /// Ten minutes have passed.
+    async fn age(&self) {
+        let age =
+            "UPDATE federation.due SET broken_since = broken_since - interval '10 minutes' WHERE breaks > 0";
+        assert_eq!(
+            self.sender().admin.execute(age, &[]).await.unwrap(),
+            1,
+            "one delivery breaks connections"
+        );
+    }
+
+    /// Servers try again by themselves what was set aside so many days ago.
+    async fn retry_after(&self, days: i32) {
+        let pass = format!("UPDATE federation.set_aside SET day = day - {days}");
+        self.sender().admin.execute(&pass, &[]).await.unwrap();
+        while self.sender().value::<bool>("SELECT federation.retry_refused()").await {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_breaks_its_connections_is_set_aside_and_nothing_that_was_on_them_with_it() {
+    let mut talk = Talk::start().await;
+    let mut others: Vec<(Group, Option<MlsMessage>)> = Vec::new();
+    for _ in 0..4 {
+        let mut group = talk.neighbours[0].group(1).await;
+        talk.neighbours.add(&mut group, 1, talk.neighbours[1].candidate().await).await;
+        others.push((group, None));
+    }
+    talk.drained().await;
+    let lanes: i64 = talk.sender().value("SELECT count(DISTINCT lane) FROM federation.outgoing_lanes").await;
+    assert!(lanes > 1, "five groups have more than one lane");
+    talk.line(Weather::Cut);
+    talk.say("before it").await;
+    let (large, _) = talk.submit(&vec![b'x'; 60_000]).await;
+    talk.say("after it").await;
+    for (group, said) in &mut others {
+        let message = group.party(0).say(b"meanwhile");
+        talk.sender().pay(&group.submit(0, &message, None)).await.assert_ok("a message");
+        *said = Some(message);
+    }
+    talk.attempts_ended().await;
+    // All lanes are tried at once, on one connection.
+    let broken = talk.breaking(LARGE, false).await;
+    talk.breaks(1).await;
+    let elsewhere = "federation.outbox
+                      WHERE lane <> (SELECT lane FROM federation.outbox ORDER BY octet_length(sealed) DESC LIMIT 1)";
+    eventually("what is in other lanes is taken", async || {
+        (talk.sender().count(elsewhere).await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(talk.neighbour::<i64>("refused").await, 1, "the operator sees it");
+    talk.breaks(6).await;
+    assert_eq!(talk.sender().count("federation.set_aside").await, 0, "it may still be a bad moment");
+    let waits = "federation.outbox WHERE octet_length(sealed) > 60000";
+    assert_eq!(talk.sender().count(waits).await, 1, "it waits");
+    talk.age().await;
+    eventually("it is set aside", async || {
+        talk.hurry().await;
+        (talk.sender().count("federation.set_aside").await == 1).then_some(())
+    })
+    .await;
+    talk.assert_heard("those that are small, in the same lane").await;
+    for (group, said) in &mut others {
+        let heard = heard(&talk.neighbours[1], &mut group.members[1].mailbox).await;
+        assert_eq!(heard, [said.take().expect("it was said")], "in any lane");
+    }
+    assert_eq!(talk.sender().value::<Vec<String>>(REASONS).await, ["breaks the connection 1"]);
+    assert_eq!(talk.neighbour::<i64>("refused").await, 0);
+
+    // It is tried again, on a connection of its own: once, and ever more seldom.
+    talk.retry_after(0).await;
+    assert_eq!(talk.sender().count("federation.set_aside").await, 1, "not on the same day");
+    let before = broken.load(Ordering::SeqCst);
+    talk.retry_after(1).await;
+    eventually("it is tried once more, and set aside again", async || {
+        (talk.sender().count("federation.set_aside").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(broken.load(Ordering::SeqCst), before + 1);
+    // The proxy takes more.
+    talk.reconnect().await;
+    talk.retry_after(1).await;
+    assert_eq!(talk.sender().count("federation.set_aside").await, 1, "two days have to pass");
+    talk.retry_after(1).await;
+    talk.said.push(large);
+    talk.assert_heard("late, and once").await;
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_set_aside_for_a_homeserver_under_which_all_connections_break() {
+    let mut talk = Talk::start().await;
+    talk.operate("set_federation_limit('retry_seconds', 1)").await;
+    talk.line(Weather::Cut);
+    talk.say("small").await;
+    talk.say(vec![b'x'; 60_000]).await;
+    talk.attempts_ended().await;
+    let broken = talk.breaking(0, false).await;
+    eventually("connections break again and again", async || {
+        (broken.load(Ordering::SeqCst) >= 24).then_some(())
+    })
+    .await;
+    talk.is_in_state("failing").await;
+    assert_eq!(talk.sender().count("federation.due WHERE breaks > 0").await, 0, "it is away");
+    assert_eq!(talk.sender().count("federation.set_aside").await, 0);
+    talk.reconnect().await;
+    talk.assert_heard("once it is back").await;
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_though_connections_broke_before_the_answers_is_not_set_aside() {
+    let mut talk = Talk::start().await;
+    talk.line(Weather::Cut);
+    talk.say(vec![b'x'; 60_000]).await;
+    talk.attempts_ended().await;
+    talk.breaking(LARGE, true).await;
+    talk.breaks(5).await;
+    talk.age().await;
+    eventually("the homeserver says that it has it", async || {
+        talk.hurry().await;
+        (talk.sender().count("federation.outbox").await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(talk.sender().count("federation.set_aside").await, 0);
+    talk.assert_heard("once").await;
+    talk.neighbours.close();
+}
+
+const HOLDER: &str = "'\\x01010101010101010101010101010101'";
+
+/// Whether the next claim has connections of its own, and sets its delivery aside if they break once more.
+async fn claim(world: &World) -> Vec<bool> {
+    let claim = format!(
+        "SELECT ARRAY[is_apart, is_last_break] FROM federation.claim_lane('good', {HOLDER}, 10, 64, 786432, '', '{{}}')"
+    );
+    world.value(&claim).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_set_aside_at_its_fifth_break_and_ten_minutes_after_the_first_at_the_earliest() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'b.example'", 1, "good").await;
+    for (breaks, minutes, expected) in
+        [(1, 60, false), (3, 60, false), (4, 9, false), (4, 10, true), (50, 9, false)]
+    {
+        let broken = format!(
+            "UPDATE federation.due
+                SET due = now(), holder = NULL, apart_to = 1, breaks = {breaks},
+                    broken_since = now() - interval '{minutes} minutes'"
+        );
+        world.admin.execute(&broken, &[]).await.unwrap();
+        assert_eq!(claim(&world).await, [true, expected], "{breaks} times in {minutes} minutes");
+    }
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn breaks_count_on_own_connections_only_and_anew_after_an_attempt_that_failed() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'b.example'", 1, "good").await;
+    let broke = |is_alone: bool| {
+        format!(
+            "SELECT federation.note_break('b.example', 0::smallint, {HOLDER}, (SELECT o.id FROM federation.outbox o), {is_alone})"
+        )
+    };
+    let failed = format!("SELECT federation.note_failed_attempt('b.example', {HOLDER}, 'failing', 'silent')");
+    let attempt = async |end: &str| -> (bool, i32) {
+        let is_apart = claim(&world).await[0];
+        world.admin.execute(end, &[]).await.unwrap();
+        world.admin.execute("UPDATE federation.due SET due = now(), standing = 'good'", &[]).await.unwrap();
+        (is_apart, world.value("SELECT breaks FROM federation.due").await)
+    };
+    for (end, expected) in [
+        (broke(false), (false, 0)),
+        (broke(false), (true, 0)),
+        (broke(true), (true, 1)),
+        (broke(true), (true, 2)),
+        (failed, (true, 0)),
+        (broke(true), (true, 1)),
+    ] {
+        assert_eq!(attempt(&end).await, expected, "{end}");
+    }
+    let since = "SELECT broken_since = now() FROM federation.due";
+    assert!(world.value::<bool>(since).await);
+    // What comes behind it shares a connection again.
+    let next =
+        "UPDATE federation.outbox SET number = 2; UPDATE federation.outgoing_lanes SET next_number = 3";
+    world.admin.batch_execute(next).await.unwrap();
+    assert!(!claim(&world).await[0]);
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
