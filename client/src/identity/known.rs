@@ -119,7 +119,8 @@ pub(crate) fn confirmed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<Us
 /// waits for a person, since that is the AS's word alone.
 pub(crate) fn is_device(tx: &Tx<'_>, name: &UserName, client_key: &PublicKey) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM identities WHERE client_key = ?1 AND pending = 0)";
-    let is_shown: bool = tx.sql().prepare_cached(sql)?.query_row([client_key.as_bytes()], |row| row.get(0))?;
+    let is_shown: bool =
+        tx.sql().prepare_cached(sql)?.query_row([client_key.as_bytes()], |row| row.get(0))?;
     Ok(is_shown || has_device(tx, name, client_key)? == Some(true))
 }
 
