@@ -17,7 +17,7 @@ use super::{
     create::external_sender,
     evict, handover, links, onlooker,
     outstanding::{self, Kind, Outstanding},
-    record, removed, rules,
+    places, record, removed, rules,
     state::GroupState,
     strayed,
 };
@@ -137,10 +137,14 @@ impl GroupState {
                 welcome_member(tx, &self.id, &leaf_key)?;
             }
             removed::note(tx, &self.id, self.epoch(), &removed_members(&self.mls, commit))?;
+            let taken = places::taken_by(&self.mls, commit);
             let (address, user_key) = (self.delivery_address(), self.own_leaf()?.user_key);
             self.note_user_key(tx)?;
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
             removed::forget_past(tx, &self.id, self.epoch())?;
+            if !taken.is_empty() {
+                places::follow(tx, self, &taken)?;
+            }
             // Messages kept of a group that cannot be followed go on from this commit, and stay.
             if !matches!(strayed::state(tx, &self.id)?, strayed::State::Strayed | strayed::State::ByHand) {
                 onlooker::forget(tx, &self.id)?;

@@ -1,12 +1,17 @@
 //! Removed devices of this user: out of its groups they go, too, and what they know lets nobody in any more (AS-13).
 //! Owns the table `evictions`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use postern_protocol::{PublicKey, ds::GroupId, problem::ProblemType};
+use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, problem::ProblemType};
 use rusqlite::params;
 
-use super::{Change, handover, links, record, rules, state::GroupState};
+use super::{
+    Change, handover,
+    places::{self, UserPlace},
+    record,
+    state::GroupState,
+};
 use crate::{
     error::{Error, Result},
     event::Event,
@@ -59,7 +64,7 @@ pub(crate) fn evict(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     let Some(known) = rows.iter().map(|(_, generation)| *generation).max() else { return Ok(None) };
     let mut leaves = handover::own_leaves_to_go(tx, group, &removed)?;
     if group.is_admin(&group.leaf.public_key()) {
-        leaves.extend(places_of(tx, group, &removed, SparedFor::OwnDevices)?);
+        leaves.extend(places_of(tx, group, &removed)?);
     }
     if !leaves.is_empty() {
         return Ok(Some(Change::Remove(leaves)));
@@ -68,43 +73,18 @@ pub(crate) fn evict(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
     Ok(knows.then_some(Change::UserKey))
 }
 
-/// The devices for whose sake a place is left alone, though one that is to go is in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SparedFor {
-    /// Devices that this user has. A removed device cannot stay by bringing in a leaf, with a name or without: nobody comes
-    /// into a place but by those that are in it, and all of them go. So do another user's devices of whom one let it in.
-    OwnDevices,
-    /// Anybody, also a leaf of which nobody knows whose it is: it may be another device of their user.
-    Anybody,
-}
-
-/// The leaves in the places of these devices that were added as users of their own, unless somebody else is there for whom
-/// a place is spared.
-pub(super) fn places_of(
-    tx: &Tx<'_>,
-    group: &GroupState,
-    devices: &[PublicKey],
-    spared_for: SparedFor,
-) -> Result<Vec<PublicKey>> {
-    let own = group.own_leaf()?.pseudonym;
+/// The leaves in the places which these devices are in or were, added as users of their own, unless another device that this
+/// user has is there. A removed device cannot stay by bringing in a leaf, with a name or without, also if it goes itself then:
+/// nobody comes into a place but by those that are in it, and all of them go. So do another user's devices of whom one let it
+/// in.
+pub(super) fn places_of(tx: &Tx<'_>, group: &GroupState, devices: &[PublicKey]) -> Result<Vec<PublicKey>> {
     let own_devices = identity::own_devices(tx)?;
-    let mut places = BTreeMap::new();
-    for leaf in rules::leaves(&group.mls).into_values().filter(|leaf| leaf.pseudonym != own) {
-        let link = links::link(tx, &group.id, &leaf.leaf_key)?;
-        let claim = link.and_then(|link| link.claim(&group.id, &leaf.leaf_key));
-        let client = claim.map(|claim| claim.client_key);
-        let is_to_go = client.is_some_and(|client| devices.contains(&client));
-        let is_spared = match spared_for {
-            SparedFor::OwnDevices => client.is_some_and(|client| own_devices.contains(&client)),
-            SparedFor::Anybody => true,
-        };
-        let (leaves, goes, stays) = places.entry(leaf.pseudonym).or_insert((Vec::new(), false, false));
-        leaves.push(leaf.leaf_key);
-        *goes |= is_to_go;
-        *stays |= !is_to_go && is_spared;
-    }
-    let places = places.into_values().filter(|(_, goes, stays)| *goes && !*stays);
-    Ok(places.flat_map(|(leaves, ..)| leaves).collect())
+    let is_ours = |client: &ClientCredential| {
+        own_devices.contains(&client.client_key) && !devices.contains(&client.client_key)
+    };
+    let mut places = places::of_others(tx, group)?;
+    places.retain(|_, place| place.knows(devices) && !place.present().any(is_ours));
+    Ok(places.into_values().flat_map(UserPlace::into_leaf_keys).collect())
 }
 
 /// Whether the DS found that the group's rules forbid what was to shut others out of it.

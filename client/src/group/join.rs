@@ -10,7 +10,7 @@ use postern_protocol::{
 use rusqlite::{OptionalExtension as _, params};
 use tls_codec::Deserialize as _;
 
-use super::{attributes, handover, record, rules, state::GroupState, strayed};
+use super::{attributes, handover, places, record, rules, state::GroupState, strayed};
 use crate::{
     error::{Error, Rejection, Result},
     event::Event,
@@ -177,12 +177,14 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
         .own_leaf_node()
         .and_then(|leaf| mls::public_key(leaf.signature_key().as_slice()))
         .ok_or_else(|| Rejection::invalid("a Welcome has no leaf of ours"))?;
-    if leaf::key(tx, &leaf_key)?.is_none() {
+    let Some(leaf) = leaf::key(tx, &leaf_key)? else {
         return Err(Rejection::invalid("a Welcome is for a key we do not have"));
-    }
-    let group = staged.into_group(tx).map_err(refused)?;
-    rules::policy(&group).map_err(|_| Rejection::invalid("a group has no policy"))?;
+    };
+    let mls = staged.into_group(tx).map_err(refused)?;
+    rules::policy(&mls).map_err(|_| Rejection::invalid("a group has no policy"))?;
     record::insert(tx, &id, "", &leaf_key)?;
+    // Of a membership before this one it may be known who was in whose place.
+    places::follow(tx, &GroupState { id: id.clone(), leaf, mls }, &[])?;
     handover::drop_entry(tx, &id)?;
     if let Some(tree) = tree {
         attributes::keep(tx, &id, &tree.attributes)?;

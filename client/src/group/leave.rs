@@ -5,11 +5,9 @@ use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
 
 use super::{
-    Change,
-    evict::{self, SparedFor},
-    handover, left_place, members, onlooker, outbox,
+    Change, evict, handover, left_place, members, onlooker, outbox, outcasts,
     outstanding::{self, Kind, Outstanding},
-    record, removed, rules,
+    places, record, removed, rules,
     state::GroupState,
     strayed,
 };
@@ -51,7 +49,7 @@ impl GroupState {
 
     /// The leaves of this user's devices that were added as users of their own.
     pub(crate) fn places_apart(&self, tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
-        evict::places_of(tx, self, &identity::own_devices(tx)?, SparedFor::OwnDevices)
+        evict::places_of(tx, self, &identity::own_devices(tx)?)
     }
 
     /// Whether nobody but this user is in the group.
@@ -128,6 +126,8 @@ impl GroupState {
         outstanding::forget_all(tx, &self.id)?;
         outbox::give_up(tx, &self.id)?;
         strayed::forget(tx, &self.id)?;
+        places::remember(tx, self)?;
+        outcasts::forget_doubts(tx, &self.id)?;
         self.mls.delete(tx.storage())?;
         left_place::forget(tx, &self.id)?;
         removed::forget(tx, &self.id)?;

@@ -24,6 +24,11 @@ pub(super) fn link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result
     link.flatten().map(|link| decode(&link, "an identity link")).transpose()
 }
 
+/// The client that a leaf is by its link, which both keys signed.
+pub(super) fn client(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<ClientCredential>> {
+    Ok(link(tx, group, leaf_key)?.and_then(|link| link.claim(group, leaf_key)))
+}
+
 /// Keeps a link that a member itself showed, if both keys signed it. A leaf stays its client's; the
 /// credential may be a newer one.
 pub(super) fn shown(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &IdentityLink) -> Result<()> {
@@ -185,7 +190,8 @@ pub(super) fn take_number(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, nu
     Ok(place)
 }
 
-/// The most links of a group that are kept of leaves that are not in it any more: the history names them.
+/// The most links of a group that are kept of leaves that are not in it any more: the history names them. Those that tell who
+/// was in a user's place are kept besides ([`super::places`]).
 pub(super) const DEPARTED: usize = 1000;
 
 /// The links that name a client.
@@ -207,8 +213,11 @@ pub(super) fn forget_departed(tx: &Tx<'_>, group: &GroupState) -> Result<()> {
         return Ok(());
     }
     let present: HashSet<PublicKey> = group.leaf_keys().collect();
-    let mut statement =
-        tx.sql().prepare("SELECT leaf_key FROM links WHERE group_id = ?1 ORDER BY rowid DESC")?;
+    let mut statement = tx.sql().prepare(
+        "SELECT leaf_key FROM links l WHERE group_id = ?1 AND NOT EXISTS
+             (SELECT 1 FROM former_leaves f WHERE f.group_id = l.group_id AND f.leaf_key = l.leaf_key)
+          ORDER BY rowid DESC",
+    )?;
     let leaf_keys = statement.query_map([&id], |row| row.get(0))?.collect::<Result<Vec<[u8; 32]>, _>>()?;
     let departed = leaf_keys.into_iter().map(PublicKey::new).filter(|leaf_key| !present.contains(leaf_key));
     for leaf_key in departed.skip(DEPARTED) {

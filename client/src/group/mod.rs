@@ -24,6 +24,7 @@ mod onlooker;
 mod outbox;
 mod outcasts;
 mod outstanding;
+mod places;
 mod receive;
 mod record;
 mod rejoin;

@@ -18,7 +18,7 @@ use super::{
     message::{ApplicationMessage, Content},
     onlooker,
     outstanding::{self, Kind},
-    record, removed,
+    places, record, removed,
     rules::{self, Committer},
     state::GroupState,
     strayed,
@@ -178,10 +178,14 @@ fn receive_commit(
             event.record(tx)?;
         }
     }
+    let taken = places::taken_by(&group.mls, &commit);
     let lost_commit = group.mls.pending_commit().is_some();
     group.note_user_key(tx)?;
     group.mls.merge_staged_commit(tx, commit).map_err(Error::mls("cannot apply a commit"))?;
     removed::forget_past(tx, &group.id, group.epoch())?;
+    if !taken.is_empty() {
+        places::follow(tx, &group, &taken)?;
+    }
     if lost_commit {
         outstanding::forget(tx, &group.id, Kind::Commit)?;
     }

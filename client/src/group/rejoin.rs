@@ -24,7 +24,7 @@ use super::{
     links, members,
     onlooker::{self, Onlooker, Place},
     outstanding::{self, Kind, Outstanding},
-    record, rules,
+    places, record, rules,
     state::GroupState,
 };
 use crate::{
@@ -134,6 +134,7 @@ impl GroupState {
         let group = Self { mls, id: self.id.clone(), leaf: self.leaf.clone() };
         group.learn(tx, &current.attributes)?;
         let after = rules::leaves(&group.mls);
+        places::follow(tx, &group, &places::leaves(&before))?;
         if !record::is_entering(tx, &group.id)? {
             let let_in = seen.as_ref().map(|seen| seen.trusted().clone()).unwrap_or_default();
             let before = Before { leaves: before, admins: before_policy.admins, let_in };
@@ -188,6 +189,7 @@ impl GroupState {
             _ => None,
         };
         let content = if moves { record::attributes(tx, &id)? } else { Vec::new() };
+        let before = old.as_ref().map(|old| places::leaves(&rules::leaves(&old.mls))).unwrap_or_default();
         let (leaf, user) = (SigningKey::generate(), handover.user_key());
         leaf::keep_key(tx, &leaf)?;
         leaf::keep_key(tx, &user)?;
@@ -216,6 +218,7 @@ impl GroupState {
         }
         let (mls, submission, epoch) = entry.commit(tx, &id, current)?;
         let group = Self { mls, id, leaf };
+        places::follow(tx, &group, &before)?;
         group.learn(tx, &current.attributes)?;
         group.keep_entry(tx, submission, epoch)
     }

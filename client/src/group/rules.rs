@@ -139,7 +139,7 @@ fn check_waiting<'a>(
 }
 
 /// The leaf that goes with a proposal.
-fn removed_leaf(queued: &QueuedProposal) -> Option<u32> {
+pub(super) fn removed_leaf(queued: &QueuedProposal) -> Option<u32> {
     match (queued.sender(), queued.proposal()) {
         (Sender::Member(leaf), Proposal::SelfRemove) => Some(leaf.u32()),
         (_, Proposal::Remove(remove)) => Some(remove.removed().u32()),

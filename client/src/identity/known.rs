@@ -114,6 +114,16 @@ pub(crate) fn confirmed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<Us
     name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
 }
 
+/// Whether a client is a device, of a user of this name or by whatever name the user goes by now, as the last lookup showed it
+/// whose identity is accepted. So is one that has been silent for so long that its credential ended; and all are while a reset
+/// waits for a person, since that is the AS's word alone.
+pub(crate) fn is_device(tx: &Tx<'_>, name: &UserName, client_key: &PublicKey) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM identities WHERE client_key = ?1 AND pending = 0)";
+    let is_shown: bool =
+        tx.sql().prepare_cached(sql)?.query_row([client_key.as_bytes()], |row| row.get(0))?;
+    Ok(is_shown || has_device(tx, name, client_key)? == Some(true))
+}
+
 /// Compares a state of a user's identity, which one of the user's clients or a contact told, with those
 /// that the AS showed.
 pub(crate) fn compare(tx: &Tx<'_>, name: &UserName, told: &EidState) -> Result<Seen> {

@@ -5,13 +5,13 @@ use postern_protocol::problem::{Problem, ProblemType};
 use super::*;
 
 /// Another device of somebody's: the same user, with a client key of its own.
-fn device_of(of: &Person, issuer: &SigningKey) -> Person {
+pub(super) fn device_of(of: &Person, issuer: &SigningKey) -> Person {
     let name = of.user.local().to_string();
     person(&name, issuer)
 }
 
 /// Another device of somebody, that came into a group, as all in it know.
-fn second_device(of: &Person, others: [&Person; 2], id: &GroupId, issuer: &SigningKey) -> Person {
+pub(super) fn second_device(of: &Person, others: [&Person; 2], id: &GroupId, issuer: &SigningKey) -> Person {
     let device = device_of(of, issuer);
     let entry = bring_in(&device, of, id, &of.shown(id));
     for member in others.into_iter().chain([of]) {
@@ -21,7 +21,7 @@ fn second_device(of: &Person, others: [&Person; 2], id: &GroupId, issuer: &Signi
 }
 
 /// Brings a device into what another one handed over; the commit.
-fn bring_in(device: &Person, by: &Person, id: &GroupId, shown: &CurrentGroup) -> MlsMessage {
+pub(super) fn bring_in(device: &Person, by: &Person, id: &GroupId, shown: &CurrentGroup) -> MlsMessage {
     let groups = by.store.read(handover).unwrap();
     device.store.write(|tx| take_over(tx, &groups)).unwrap();
     device
@@ -66,7 +66,7 @@ fn another_device_of_a_plain_member_comes_in_by_itself_as_the_same_user() {
 }
 
 /// Another device of a person's, which an admin added as a user of its own.
-fn device_apart(
+pub(super) fn device_apart(
     of: &Person,
     admin: &Person,
     others: [&Person; 2],

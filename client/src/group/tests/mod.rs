@@ -3,6 +3,7 @@
 mod devices;
 mod messages;
 mod names;
+mod outcasts;
 mod rights;
 
 use std::time::Duration;

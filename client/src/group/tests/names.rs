@@ -4,7 +4,7 @@ use super::*;
 
 /// A link by which somebody claims the leaf of another: its client signs the leaf's key, and its own leaf
 /// the client's.
-fn claim_to(thief: &Person, id: &GroupId, leaf_key: &PublicKey) -> IdentityLink {
+pub(super) fn claim_to(thief: &Person, id: &GroupId, leaf_key: &PublicKey) -> IdentityLink {
     let account = thief.account();
     let own = thief.store.read(|tx| Ok(GroupState::load(tx, id)?.leaf)).unwrap();
     let link = IdentityLink::sign(&account.client_key(), account.credential().unwrap(), Some(id), &own);

@@ -89,7 +89,7 @@ CREATE TABLE onlookers (
 ) STRICT;
 
 -- Clients that members are, as both keys signed, and the number of each member's last message. Of members that left,
--- whom the history names, a thousand at most.
+-- whom the history names, a thousand at most, and besides those in former_leaves.
 CREATE TABLE links (
     group_id BLOB NOT NULL,
     leaf_key BLOB NOT NULL,
@@ -99,6 +99,16 @@ CREATE TABLE links (
     last_number INTEGER NOT NULL,
     missing INTEGER NOT NULL DEFAULT 0, -- numbers before it that did not come: bit 0 for the one just before, and so on
     PRIMARY KEY (group_id, leaf_key)
+) STRICT;
+
+-- Leaves that were in a user's place and went, until the user is in the group no more: of each user a hundred at most.
+-- With the links of these leaves, whoever was in the place is known by name. Of a group that this device is out of, all
+-- leaves that were in it then.
+CREATE TABLE former_leaves (
+    group_id BLOB NOT NULL,
+    leaf_key BLOB NOT NULL,
+    pseudonym BLOB NOT NULL,            -- the user's
+    PRIMARY KEY (group_id, leaf_key, pseudonym)
 ) STRICT;
 
 -- Clients that groups wait for, until they are added.
@@ -142,13 +152,22 @@ CREATE TABLE evictions (
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 
--- Clients that are no clients of their users any more, in groups where a leaf is one by its link, until none is. Of each
--- group not more than it has links.
+-- Clients that are no clients of their users any more, in groups where a leaf is one by its link or was, until nobody is
+-- in that leaf's place whom they may have let in. Of each group not more than it has links.
 CREATE TABLE outcasts (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
     due INTEGER NOT NULL,               -- seconds since 1970: when to remove them, or to look whether somebody did
     PRIMARY KEY (group_id, client_key)
+) STRICT;
+
+-- Places of users that removed devices were in, and of which this device does not know whether somebody else is in them,
+-- as the last look showed it.
+CREATE TABLE doubted_places (
+    group_id BLOB NOT NULL,
+    pseudonym BLOB NOT NULL,            -- the user's
+    since INTEGER NOT NULL,             -- seconds since 1970: the first look that showed it
+    PRIMARY KEY (group_id, pseudonym)
 ) STRICT;
 
 -- Attributes of leaves that came with a Welcome, until the key that opens them was told.

@@ -1,0 +1,351 @@
+//! Removed devices in places of their own: admins' clients put them out, by whatever leaf they stay.
+
+use super::{
+    devices::{bring_in, device_apart, device_of, second_device},
+    names::claim_to,
+    *,
+};
+use crate::group::places;
+
+/// Alice's group with Bob and Mallory, and with Bob's tablet, which Alice added as a user of its own.
+struct Apart {
+    issuer: SigningKey,
+    alice: Person,
+    bob: Person,
+    mallory: Person,
+    tablet: Person,
+    id: GroupId,
+}
+
+impl Apart {
+    fn new() -> Self {
+        let issuer = SigningKey::generate();
+        let ([alice, bob, mallory], id) = three(&issuer);
+        let tablet = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
+        Self { issuer, alice, bob, mallory, tablet, id }
+    }
+}
+
+/// A lookup shows a person that a device is its user's no more.
+fn hears_of_removal(person: &Person, device: &Person) {
+    let client_key = device.account().client_key().public_key();
+    person
+        .store
+        .write(|tx| {
+            tx.sql().execute("DELETE FROM identities WHERE client_key = ?1", [client_key.as_bytes()])?;
+            crate::group::was_removed(tx, &client_key)
+        })
+        .unwrap();
+}
+
+/// The leaves that an admin's client is about to put out.
+fn to_cast_out(admin: &Person, id: &GroupId) -> Vec<PublicKey> {
+    let change = admin.store.read(|tx| crate::group::cast_out(tx, &GroupState::load(tx, id)?)).unwrap();
+    let Some(change) = change else { return Vec::new() };
+    let Change::Remove(mut leaves) = change else { panic!("{change:?}") };
+    leaves.sort();
+    leaves
+}
+
+fn look(admin: &Person, id: &GroupId) {
+    admin.store.write(|tx| crate::group::look_for_outcasts_again(tx, id)).unwrap();
+}
+
+fn a_day_passes(admin: &Person) {
+    let sql = "UPDATE doubted_places SET since = since - 24 * 60 * 60";
+    admin.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+}
+
+fn count(person: &Person, table: &str) -> i64 {
+    let sql = format!("SELECT count(*) FROM {table}");
+    person.store.read(|tx| Ok(tx.sql().query_row(&sql, [], |row| row.get(0))?)).unwrap()
+}
+
+fn leaves_of(devices: &[&Person], id: &GroupId) -> Vec<PublicKey> {
+    let mut leaves: Vec<_> = devices.iter().map(|device| device.leaf(id)).collect();
+    leaves.sort();
+    leaves
+}
+
+/// Has an admin's client put out these devices and nobody else, of which all hear.
+fn puts_out(admin: &Person, devices: &[&Person], others: &[&Person], id: &GroupId) {
+    others.iter().chain([&admin]).for_each(|person| drop(person.events()));
+    let leaves = leaves_of(devices, id);
+    assert_eq!(to_cast_out(admin, id), leaves);
+    look(admin, id);
+    assert_eq!(to_cast_out(admin, id), leaves, "until they are out");
+    let removal = admin.stage(id, &Change::Remove(leaves));
+    admin.confirm(id);
+    for device in devices {
+        device.receive(&removal.message).unwrap();
+        assert!(device.events().iter().any(|event| matches!(event, Event::Left { .. })));
+    }
+    let removed =
+        |event: &Event| matches!(event, Event::Removed { members, .. } if members.len() == devices.len());
+    for other in others {
+        other.receive(&removal.message).unwrap();
+        assert!(other.events().iter().any(removed));
+    }
+    assert!(admin.events().iter().any(removed));
+    look(admin, id);
+    assert!(to_cast_out(admin, id).is_empty());
+    assert_eq!(["outcasts", "former_leaves", "doubted_places"].map(|table| count(admin, table)), [0; 3]);
+}
+
+/// Has a device come back in its place under another leaf key, and not say who it is.
+fn comes_back_unknown(device: &Person, others: &[&Person], id: &GroupId) {
+    device.store.write(|tx| GroupState::load(tx, id)?.stage_leaving(tx)).unwrap();
+    let leaving = device.outstanding(id).unwrap().message;
+    device.confirm(id);
+    for other in others {
+        other.receive(&leaving).unwrap();
+    }
+    let handover = device.store.read(handover).unwrap().remove(0);
+    let entry = handover::PendingEntry { handover, delivery: delivery() };
+    let shown = CurrentGroup { proposals: vec![leaving], ..others[0].shown(id) };
+    device.store.write(|tx| GroupState::enter(tx, &entry, &shown)).unwrap();
+    let back = device.outstanding(id).unwrap().message;
+    device.confirm(id);
+    for other in others {
+        other.receive(&back).unwrap();
+        let members = other.members(id);
+        let shown = members.iter().find(|member| member.leaf_key == device.leaf(id)).unwrap();
+        assert_eq!(shown.user, None);
+    }
+}
+
+#[test]
+fn a_removed_device_that_came_back_under_a_key_that_nobody_knows_is_put_out() {
+    for hears_first in [true, false] {
+        let Apart { alice, bob, mallory, tablet, id, .. } = Apart::new();
+        if hears_first {
+            hears_of_removal(&alice, &tablet);
+            assert_eq!(to_cast_out(&alice, &id), [tablet.leaf(&id)]);
+        }
+        comes_back_unknown(&tablet, &[&alice, &bob, &mallory], &id);
+        if !hears_first {
+            hears_of_removal(&alice, &tablet);
+        }
+        puts_out(&alice, &[&tablet], &[&bob, &mallory], &id);
+    }
+}
+
+#[test]
+fn what_a_removed_device_let_in_goes_with_it_and_without_it() {
+    let Apart { issuer, alice, bob, mallory, tablet, id } = Apart::new();
+    let ghost = device_of(&bob, &issuer);
+    let entry = bring_in(&ghost, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &bob, &mallory, &tablet] {
+        other.receive(&entry).unwrap();
+    }
+    {
+        let [alice, bob, mallory] = [&alice, &bob, &mallory].map(Person::copy);
+        let [tablet, ghost] = [&tablet, &ghost].map(Person::copy);
+        hears_of_removal(&alice, &tablet);
+        puts_out(&alice, &[&tablet, &ghost], &[&bob, &mallory], &id);
+    }
+    let removal = ghost.stage(&id, &Change::Remove(vec![tablet.leaf(&id)]));
+    ghost.confirm(&id);
+    for other in [&alice, &bob, &mallory, &tablet] {
+        other.receive(&removal.message).unwrap();
+    }
+    hears_of_removal(&alice, &tablet);
+    puts_out(&alice, &[&ghost], &[&bob, &mallory], &id);
+}
+
+#[test]
+fn what_a_removed_device_of_ones_own_left_in_its_place_goes() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = device_apart(&alice, &alice, [&bob, &mallory], &id, &issuer);
+    comes_back_unknown(&tablet, &[&alice, &bob, &mallory], &id);
+    let client_key = tablet.account().client_key().public_key();
+    alice.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
+    let evict = || alice.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let change = evict().expect("it is in the group");
+    let Change::Remove(leaves) = &change else { panic!("{change:?}") };
+    assert_eq!(leaves[..], [tablet.leaf(&id)]);
+    let removal = alice.stage(&id, &change);
+    alice.confirm(&id);
+    for other in [&bob, &mallory] {
+        other.receive(&removal.message).unwrap();
+        assert_eq!(other.members(&id).len(), 3);
+    }
+    assert!(!matches!(evict(), Some(Change::Remove(_))));
+}
+
+/// Bob and his tablet are in one place, as Alice knows, and Alice hears that the tablet was removed.
+fn with_removed_second_device(issuer: &SigningKey) -> ([Person; 3], Person, GroupId) {
+    let (people, id) = three(issuer);
+    let [alice, bob, mallory] = &people;
+    let tablet = second_device(bob, [alice, mallory], &id, issuer);
+    alice.receive(&tablet.send(&id)).unwrap();
+    hears_of_removal(alice, &tablet);
+    (people, tablet, id)
+}
+
+#[test]
+fn a_removed_device_beside_one_that_its_user_has_is_left_to_that_one() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], tablet, id) = with_removed_second_device(&issuer);
+    let ghost = device_of(&bob, &issuer);
+    let entry = bring_in(&ghost, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &bob, &mallory, &tablet] {
+        other.receive(&entry).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(to_cast_out(&alice, &id), []);
+        look(&alice, &id);
+        a_day_passes(&alice);
+    }
+    assert_eq!(count(&alice, "outcasts"), 1, "it is looked for again");
+    let client_key = tablet.account().client_key().public_key();
+    bob.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
+    let change = bob.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let removal = bob.stage(&id, &change.expect("it is in the group"));
+    bob.confirm(&id);
+    for other in [&alice, &mallory, &tablet, &ghost] {
+        other.receive(&removal.message).unwrap();
+    }
+    assert_eq!(alice.members(&id).len(), 3);
+    look(&alice, &id);
+    assert_eq!(count(&alice, "outcasts"), 0, "nobody is beside Bob whom the tablet may have let in");
+    assert_eq!(to_cast_out(&alice, &id), []);
+}
+
+#[test]
+fn whoever_may_be_another_device_of_the_user_has_a_day_to_say_so() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], tablet, id) = with_removed_second_device(&issuer);
+    let removal = tablet.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+    tablet.confirm(&id);
+    for other in [&alice, &mallory] {
+        other.receive(&removal.message).unwrap();
+    }
+    assert_eq!(to_cast_out(&alice, &id), [tablet.leaf(&id)], "it is alone");
+    let phone = device_of(&bob, &issuer);
+    let entry = bring_in(&phone, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &mallory, &tablet] {
+        other.receive(&entry).unwrap();
+    }
+    assert_eq!(to_cast_out(&alice, &id), []);
+    look(&alice, &id);
+    assert_eq!(to_cast_out(&alice, &id), []);
+    {
+        let alice = alice.copy();
+        alice.receive(&phone.copy().send(&id)).unwrap();
+        a_day_passes(&alice);
+        assert_eq!(to_cast_out(&alice, &id), leaves_of(&[&tablet, &phone], &id), "anybody can say anything");
+        alice.knows(&[&phone]);
+        assert_eq!(to_cast_out(&alice, &id), []);
+        look(&alice, &id);
+        assert_eq!(count(&alice, "doubted_places"), 0);
+    }
+    a_day_passes(&alice);
+    puts_out(&alice, &[&tablet, &phone], &[&mallory], &id);
+}
+
+#[test]
+fn who_could_not_follow_knows_whose_place_it_is_all_the_same() {
+    let Apart { alice, bob, mallory, tablet, id, .. } = Apart::new();
+    comes_back_unknown(&tablet, &[&bob, &mallory], &id);
+    let shown = bob.shown(&id);
+    let refused = alice.rejoin(&id, &shown, &Differences::default()).unwrap_err();
+    let Error::Strangers(differences) = refused else { panic!("{refused}") };
+    let back = alice.rejoin(&id, &shown, &differences).unwrap();
+    for other in [&bob, &mallory, &tablet] {
+        other.receive(&back).unwrap();
+    }
+    hears_of_removal(&alice, &tablet);
+    puts_out(&alice, &[&tablet], &[&bob, &mallory], &id);
+}
+
+#[test]
+fn who_was_out_meanwhile_knows_whose_place_it_is_all_the_same() {
+    let Apart { alice, bob, mallory, tablet, id, .. } = Apart::new();
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    let introduction = alice.send(&id);
+    let removal = alice.stage(&id, &Change::Remove(vec![mallory.leaf(&id)]));
+    alice.confirm(&id);
+    for other in [&bob, &mallory, &tablet] {
+        other.receive(&introduction).unwrap();
+        other.receive(&removal.message).unwrap();
+    }
+    comes_back_unknown(&tablet, &[&alice, &bob], &id);
+    let addition = alice.add(&id, &[&mallory]);
+    let admins = [&alice, &mallory]
+        .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap());
+    let naming = alice.stage(&id, &Change::Admins(admins.to_vec()));
+    alice.confirm(&id);
+    for other in [&bob, &tablet] {
+        other.receive(&addition).unwrap();
+        other.receive(&naming.message).unwrap();
+    }
+    mallory.receive(&naming.message).unwrap();
+    hears_of_removal(&mallory, &tablet);
+    assert_eq!(to_cast_out(&mallory, &id), [tablet.leaf(&id)]);
+}
+
+#[test]
+fn a_removed_device_has_nobody_else_put_out() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let spare = device_apart(&mallory, &alice, [&bob, &mallory], &id, &issuer);
+    // Bob's phone did not say yet whose it is.
+    let phone = device_of(&bob, &issuer);
+    let entry = bring_in(&phone, &bob, &id, &bob.shown(&id));
+    for other in [&alice, &bob, &mallory, &spare] {
+        other.receive(&entry).unwrap();
+    }
+    let claim =
+        |leaf_key| RosterEntry { leaf_key, link: claim_to(&spare, &id, &leaf_key), profile_key: None };
+    let roster = [&alice, &bob, &phone].map(|it| claim(it.leaf(&id))).to_vec();
+    spare.push(&id, &Content::Introduction { title: String::new(), titled: 0, roster, attributes_key: None });
+    alice.receive(&spare.send(&id)).unwrap();
+    hears_of_removal(&alice, &spare);
+    let only_itself = |admin: &Person| {
+        for _ in 0..2 {
+            assert_eq!(to_cast_out(admin, &id), [spare.leaf(&id)]);
+            look(admin, &id);
+            a_day_passes(admin);
+        }
+    };
+    only_itself(&alice);
+    // The leaf by which Bob's place is known goes, and its name is still his.
+    bob.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    let departure = bob.outstanding(&id).unwrap().message;
+    for other in [&alice, &mallory, &phone, &spare] {
+        other.receive(&departure).unwrap();
+    }
+    alice.stage(&id, &Change::Update);
+    alice.confirm(&id);
+    only_itself(&alice);
+}
+
+#[test]
+fn of_the_leaves_that_went_devices_are_remembered_before_others() {
+    let Trio { alice, bob, id, .. } = Trio::with_bob();
+    alice.knows(&[&bob]);
+    let user = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let go = |leaf_keys: &[PublicKey]| {
+        let leaves: Vec<_> = leaf_keys.iter().map(|leaf_key| (*leaf_key, user)).collect();
+        alice.store.write(|tx| places::follow(tx, &GroupState::load(tx, &id)?, &leaves)).unwrap();
+    };
+    let unknown: Vec<_> = (0..places::MOST + 5).map(|_| PublicKey::new(rand::random())).collect();
+    go(&unknown);
+    assert_eq!(count(&alice, "former_leaves"), i64::from(places::MOST));
+    let (account, leaf) = (bob.account(), SigningKey::generate());
+    let link = IdentityLink::sign(&account.client_key(), account.credential().unwrap(), Some(&id), &leaf);
+    let leaf_key = leaf.public_key();
+    alice.store.write(|tx| links::told(tx, &id, &leaf_key, &link)).unwrap();
+    go(&[leaf_key]);
+    go(&unknown);
+    assert_eq!(count(&alice, "former_leaves"), i64::from(places::MOST));
+    let is_kept = |leaf_key: &PublicKey| {
+        let sql = "SELECT EXISTS (SELECT 1 FROM former_leaves WHERE leaf_key = ?1)";
+        let key = [leaf_key.as_bytes()];
+        alice.store.read(|tx| Ok(tx.sql().query_row(sql, key, |row| row.get::<_, bool>(0))?)).unwrap()
+    };
+    assert!(is_kept(&leaf_key) && is_kept(&unknown[0]));
+    assert!(!is_kept(&unknown[unknown.len() - 1]), "the latest that nobody knows");
+}
