@@ -326,6 +326,33 @@ fn others_commits_put_an_eviction_off_by_minutes_and_not_unheard() {
     assert_eq!(key().generation, known + 1);
 }
 
+/// A device is removed while the removal of another one fails since long.
+#[test]
+fn of_each_removed_device_that_is_not_shut_out_the_user_is_told_once() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], id) = three(&issuer);
+    let removes = || {
+        let client_key = device_of(&bob, &issuer).account().client_key().public_key();
+        bob.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
+    };
+    let fails = |error: &Error| bob.store.write(|tx| crate::group::eviction_failed(tx, &id, error)).unwrap();
+    let told = || bob.events().iter().filter(|event| matches!(event, Event::NotShutOut { .. })).count();
+    let (contended, refusal): (Error, Error) =
+        (Error::Contended(8), Problem::from(ProblemType::PolicyViolation).into());
+    for (error, times) in [(&contended, 4), (&contended, 4), (&refusal, 2)] {
+        removes();
+        assert_eq!(bob.store.read(crate::group::evictions).unwrap(), std::slice::from_ref(&id), "at once");
+        for _ in 1..times {
+            fails(error);
+        }
+        assert_eq!(told(), 0, "of the one before it was told");
+        fails(error);
+        assert_eq!(told(), 1, "of this one");
+        fails(error);
+        assert_eq!(told(), 0, "once");
+    }
+}
+
 #[test]
 fn what_a_removed_device_was_told_lets_nobody_in_though_it_never_came() {
     let issuer = SigningKey::generate();
