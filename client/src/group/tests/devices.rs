@@ -250,6 +250,35 @@ fn a_removed_device_in_a_place_of_its_own_goes_with_all_that_it_brought_in() {
     }
 }
 
+#[test]
+fn of_the_places_of_a_users_devices_apart_only_these_are_counted() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
+    bob.receive(&tablet.say(&id, "here")).unwrap();
+    // Somebody else's device comes into its place, and says whose it is; one more says nothing.
+    let (guest, ghost) = (person("guest", &issuer), person("ghost", &issuer));
+    let mut members = vec![&alice, &bob, &mallory, &tablet];
+    for newcomer in [&guest, &ghost] {
+        let entry = bring_in(newcomer, &tablet, &id, &tablet.shown(&id));
+        members.iter().for_each(|member| member.receive(&entry).unwrap());
+        members.push(newcomer);
+    }
+    bob.receive(&guest.send(&id)).unwrap();
+    let own = [&bob, &tablet].map(|device| device.account().client_key().public_key());
+    let apart = || bob.store.read(|tx| GroupState::load(tx, &id)?.apart_of(tx, &own)).unwrap();
+    assert_eq!(apart(), 1, "the tablet");
+
+    tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    let leaving = tablet.outstanding(&id).unwrap().message;
+    alice.receive(&leaving).unwrap();
+    let commit = alice.stage(&id, &Change::Update).message;
+    for message in [&leaving, &commit] {
+        bob.receive(message).unwrap();
+    }
+    assert_eq!(apart(), 0, "nobody of his stays");
+}
+
 /// A device that came in later than another of its user's went does not know of the keys that one had.
 #[test]
 fn after_a_refused_eviction_the_users_next_key_is_later_than_any_that_there_was() {
