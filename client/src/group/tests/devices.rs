@@ -1,5 +1,6 @@
 //! Further devices of a member, and the user's key that they share.
 
+use openmls::prelude::MlsGroup;
 use postern_protocol::problem::{Problem, ProblemType};
 
 use super::*;
@@ -500,6 +501,64 @@ fn who_comes_back_brings_no_older_user_key_than_its_leaf_has() {
         assert_eq!(key(device).unwrap().generation, generation);
     }
     assert_eq!(key(&unanswered), key(&bob), "it has the private half");
+}
+
+/// The identity of a device's user has these other devices, too.
+fn keep_own_devices(device: &Person, others: &[&Person]) {
+    let keep = |tx: &Tx<'_>| {
+        let mut account = Account::load(tx)?;
+        let key = account.client_key();
+        let (signer, credential) = (LeafSigner(&key), |key| mls::credential(b"device".to_vec(), key));
+        let builder = MlsGroup::builder().ciphersuite(CIPHERSUITE);
+        let mut identity = builder.build(tx, &signer, credential(key.public_key())).unwrap();
+        for other in others {
+            let key = other.account().client_key();
+            let package = KeyPackage::builder()
+                .build(CIPHERSUITE, tx, &LeafSigner(&key), credential(key.public_key()))
+                .unwrap();
+            identity.add_members(tx, &signer, std::slice::from_ref(package.key_package())).unwrap();
+            identity.merge_pending_commit(tx).unwrap();
+        }
+        account.eid_group_id = Some(identity.group_id().as_slice().to_vec());
+        account.save(tx)
+    };
+    device.store.write(keep).unwrap();
+}
+
+#[test]
+fn who_comes_back_with_another_user_key_tells_it_to_the_users_other_devices() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let laptop = second_device(&bob, [&alice, &mallory], &id, &issuer);
+    bob.receive(&laptop.send(&id)).unwrap();
+    keep_own_devices(&bob, &[&laptop]);
+    let client_key = laptop.account().client_key().public_key();
+    bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+    let to_tell = |device: &Person| device.store.read(crate::group::to_tell).unwrap();
+
+    // With the same key there is nothing to tell.
+    let back = bob.rejoin(&id, &alice.shown(&id), &Differences::default()).unwrap();
+    for other in [&alice, &mallory, &laptop] {
+        other.receive(&back).unwrap();
+    }
+    assert!(to_tell(&bob).is_empty());
+    // What the device knows was restored from an earlier state, before it made a key.
+    let earlier = bob.copy();
+    let commit = bob.stage(&id, &Change::UserKey).message;
+    bob.confirm(&id);
+    for other in [&alice, &mallory, &laptop] {
+        other.receive(&commit).unwrap();
+    }
+    let back = earlier.rejoin(&id, &alice.shown(&id), &Differences::default()).unwrap();
+    laptop.receive(&back).unwrap();
+    assert!(laptop.store.read(handover).unwrap().is_empty(), "it does not know the key");
+    let found = to_tell(&earlier);
+    let [(told, group)] = &found[..] else { panic!("{} devices are to be told", found.len()) };
+    assert_eq!(*told, client_key);
+    laptop.store.write(|tx| take_over(tx, std::slice::from_ref(group))).unwrap();
+    let handed_over = laptop.store.read(handover).unwrap().remove(0);
+    let key = earlier.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap();
+    assert_eq!(Some(handed_over.public_user_key()), key);
 }
 
 #[test]
