@@ -247,6 +247,34 @@ fn who_comes_back_takes_a_device_that_its_user_let_in_and_whose_commit_came() {
 }
 
 #[test]
+fn of_all_groups_together_so_much_is_kept_at_most_and_what_it_proves_stays() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, mallory], id) = three(&issuer);
+    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let (commits, current) = unfollowable(&mallory, &id, mallorys);
+    bob.receive(&commits[0]).unwrap_err();
+    let keep = |group: &GroupId, kibibytes: i64| {
+        let sql = "INSERT INTO unfollowed (group_id, message) VALUES (?1, zeroblob(?2 * 1024))";
+        bob.store
+            .write(|tx| {
+                tx.sql().execute(sql, rusqlite::params![group.to_mls(), kibibytes])?;
+                Ok(())
+            })
+            .unwrap();
+    };
+    // There is room for each alone. This group has the most.
+    keep(&id, 7600);
+    for _ in 0..4 {
+        keep(&GroupId::new(rand::random(), "example.org".parse().unwrap()), 7000);
+    }
+    assert_eq!(kept(&bob), 6);
+    bob.receive(&commits[1]).unwrap_err();
+    assert_eq!(kept(&bob), 5, "the others', and the latest");
+    bob.rejoin(&id, &current, &Differences::default()).unwrap();
+    assert_eq!(bob.members(&id).len(), 4);
+}
+
+#[test]
 fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_group() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
