@@ -1,7 +1,5 @@
 //! Leaving a group, and the end of this client's part in it.
 
-use std::collections::HashSet;
-
 use openmls::prelude::{Proposal, QueuedProposal, Sender};
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
@@ -9,7 +7,7 @@ use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
 use super::{
     Change,
     evict::{self, SparedFor},
-    handover, left_place, links, members, onlooker, outbox,
+    handover, left_place, members, onlooker, outbox,
     outstanding::{self, Kind, Outstanding},
     record, removed, rules,
     state::GroupState,
@@ -51,26 +49,9 @@ impl GroupState {
         Ok(may.then_some(Change::Remove(leaves)))
     }
 
-    /// The leaves in the places of this user's devices that were added as users of their own.
-    fn places_apart(&self, tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
+    /// The leaves of this user's devices that were added as users of their own.
+    pub(crate) fn places_apart(&self, tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
         evict::places_of(tx, self, &identity::own_devices(tx)?, SparedFor::OwnDevices)
-    }
-
-    /// How many devices of this user are in the group as users of their own.
-    pub(crate) fn devices_apart(&self, tx: &Tx<'_>) -> Result<usize> {
-        self.apart_of(tx, &identity::own_devices(tx)?)
-    }
-
-    /// How many of this user's `devices` are in places apart from this one's. They may have let others' devices in there,
-    /// which are none of them.
-    pub(super) fn apart_of(&self, tx: &Tx<'_>, devices: &[PublicKey]) -> Result<usize> {
-        let mut apart = HashSet::new();
-        for leaf_key in evict::places_of(tx, self, devices, SparedFor::OwnDevices)? {
-            let link = links::link(tx, &self.id, &leaf_key)?;
-            let claim = link.and_then(|link| link.claim(&self.id, &leaf_key));
-            apart.extend(claim.map(|claim| claim.client_key).filter(|client| devices.contains(client)));
-        }
-        Ok(apart.len())
     }
 
     /// Whether nobody but this user is in the group.
