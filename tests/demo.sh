@@ -23,7 +23,8 @@ bob=$(client bob --json register "bob-$run" | sed 's/.*"user":"\([^"]*\)".*/\1/'
 printf '%s\n' "$alice" "$bob" | shown
 
 step "2. Alice adds her laptop: she types the code there that her phone shows."
-client phone --json link >"$work/code" &
+# Not by the function: a subshell would be ended in its place.
+"$programs/postern-client" --state "$work/phone" --json link >"$work/code" 2>>"$work/client.log" &
 waiting=$!
 deadline=$((SECONDS + 60))
 until code=$(grep -o '"code":"[^"]*"' "$work/code"); do

@@ -10,9 +10,9 @@ if ! type psql >/dev/null 2>&1; then
 fi
 needs openssl psql
 
-# Addresses of this machine that no other run has; names that no DNS has.
-net=127.$((RANDOM % 254 + 1)).$((RANDOM % 254 + 1))
-declare -A address=([north]=$net.1:8443 [south]=$net.2:8443) pid=()
+# Addresses of this machine that no other run has, at a port that hardly any program has at all addresses; names that no DNS has.
+net=127.$((RANDOM % 254 + 1)).$((RANDOM % 254 + 1)) port=$((20000 + RANDOM % 10000))
+declare -A address=([north]=$net.1:$port [south]=$net.2:$port) pid=()
 
 step "1. An authority of this demonstration's own certifies two servers."
 certify() {

@@ -15,7 +15,7 @@ use postern_protocol::{
 use super::{
     changes::{added_leaf_keys, commit_events, removed_members},
     create::external_sender,
-    evict, handover, links, onlooker,
+    evict, links, onlooker,
     outstanding::{self, Kind, Outstanding},
     places, record, removed, rules,
     state::GroupState,
@@ -152,10 +152,7 @@ impl GroupState {
             record::committed(tx, &self.id)?;
             self.follow_user_key(tx)?;
             if user_key != self.own_leaf()?.user_key {
-                // Devices that are in the group, or on their way, get it: others are to stay out.
-                let mut devices = self.own_clients(tx)?;
-                devices.extend(handover::on_their_way(tx, &self.id)?);
-                handover::retell(tx, &self.id, &devices)?;
+                self.retell_user_key(tx)?;
             }
             if address != self.delivery_address()
                 && let Some(address) = address

@@ -94,30 +94,39 @@ pub(super) fn was_refused(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
 }
 
 /// An attempt failed for good. Another one comes later, since the removed devices read on, and may come in again. The user
-/// is told once.
+/// is told once of each device: one that was removed later than another has had no failures yet, and is tried again soon.
 pub(crate) fn eviction_failed(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
-    let sql = "SELECT ifnull(max(attempts), 0), ifnull(max(refusals), 0) FROM evictions WHERE group_id = ?1";
-    let (attempts, refusals): (u32, u32) =
-        tx.sql().query_row(sql, [id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let is_told = |attempts: u32, refusals: u32| attempts >= TOLD_AFTER || refusals >= TOLD_AFTER_REFUSALS;
-    let was_told = is_told(attempts, refusals);
-    let (longest, most) = match error {
-        // The pause after a failure of another kind gets no longer by it.
-        Error::Contended(_) => (LONGEST_PAUSE_FOR_OTHERS, attempts.max(TOLD_AFTER)),
-        _ => (LONGEST_PAUSE, u32::MAX),
-    };
-    let pause = 4u64.saturating_pow(attempts).min(longest);
-    let due = integer(tx.now().saturating_add(pause));
-    let attempts = attempts.saturating_add(1).min(most);
     // Other refusals, such as one to a device that is out, say nothing about the key that the commit would have brought.
     let is_forbidden = error.refusal().is_some_and(|problem| problem.kind == ProblemType::PolicyViolation);
-    let refusals = refusals.saturating_add(u32::from(is_forbidden));
-    let sql = "UPDATE evictions SET attempts = ?2, refusals = ?3, due = ?4 WHERE group_id = ?1";
-    tx.sql().execute(sql, params![id.to_mls(), attempts, refusals, due])?;
-    if !was_told && is_told(attempts, refusals) {
+    let is_told = |attempts: u32, refusals: u32| attempts >= TOLD_AFTER || refusals >= TOLD_AFTER_REFUSALS;
+    let mut tells = false;
+    for (client_key, attempts, refusals) in failures(tx, id)? {
+        let was_told = is_told(attempts, refusals);
+        let (longest, most) = match error {
+            // The pause after a failure of another kind gets no longer by it.
+            Error::Contended(_) => (LONGEST_PAUSE_FOR_OTHERS, attempts.max(TOLD_AFTER)),
+            _ => (LONGEST_PAUSE, u32::MAX),
+        };
+        let pause = 4u64.saturating_pow(attempts).min(longest);
+        let due = integer(tx.now().saturating_add(pause));
+        let attempts = attempts.saturating_add(1).min(most);
+        let refusals = refusals.saturating_add(u32::from(is_forbidden));
+        let sql = "UPDATE evictions SET attempts = ?3, refusals = ?4, due = ?5 WHERE group_id = ?1 AND client_key = ?2";
+        tx.sql().execute(sql, params![id.to_mls(), client_key, attempts, refusals, due])?;
+        tells |= !was_told && is_told(attempts, refusals);
+    }
+    if tells {
         Event::NotShutOut { group: id.clone(), reason: error.to_string() }.record(tx)?;
     }
     Ok(())
+}
+
+/// The removed devices that may be in a group, each with its attempts and refusals so far.
+fn failures(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<(Vec<u8>, u32, u32)>> {
+    let sql = "SELECT client_key, attempts, refusals FROM evictions WHERE group_id = ?1";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let rows = statement.query_map([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// How long it is until the next attempt that has to wait.

@@ -122,6 +122,10 @@ impl GroupState {
             return if moved { Ok(()) } else { Event::Joined { group: self.id.clone() }.record(tx) };
         }
         strayed::back(tx, &self.id)?;
+        if self.is_ahead_by_user_key()? {
+            // It may have made this key to come back.
+            self.retell_user_key(tx)?;
+        }
         Event::Returned { group: self.id.clone(), epoch: self.epoch() }.record(tx)
     }
 

@@ -113,6 +113,23 @@ impl GroupState {
             && !record::is_leaving(tx, &self.id)?)
     }
 
+    /// Notes that this user's other devices have to be told of the user's key: those that are in the group, or on their way.
+    /// Others are to stay out.
+    pub(super) fn retell_user_key(&self, tx: &Tx<'_>) -> Result<()> {
+        let mut devices = self.own_clients(tx)?;
+        devices.extend(on_their_way(tx, &self.id)?);
+        retell(tx, &self.id, &devices)
+    }
+
+    /// Whether this device's leaf has a later user key than one of another device of the user's, which may not know it then.
+    pub(super) fn is_ahead_by_user_key(&self) -> Result<bool> {
+        let own = self.own_leaf()?;
+        let generation = |leaf: &rules::Leaf| leaf.user_key.map(|key| key.generation);
+        let leaves = rules::leaves(&self.mls);
+        let mut of_user = leaves.values().filter(|leaf| leaf.pseudonym == own.pseudonym);
+        Ok(of_user.any(|leaf| generation(leaf) < generation(&own)))
+    }
+
     /// The secrets with which another device of this user comes in. `None` while this device does not have the
     /// user's key: another one made it.
     fn handover(&self, tx: &Tx<'_>) -> Result<Option<GroupHandover>> {
@@ -329,7 +346,7 @@ pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId, devices: &[PublicKey]) -> Result
 }
 
 /// The devices of this user that were told of a group and did not show themselves in it yet.
-pub(super) fn on_their_way(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
+fn on_their_way(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
     let mut statement = tx.sql().prepare_cached(
         "SELECT t.client_key FROM told_devices t WHERE t.group_id = ?1 AND t.told = 1 AND NOT EXISTS
              (SELECT 1 FROM links l WHERE l.group_id = t.group_id AND l.client_key = t.client_key)",

@@ -1,5 +1,7 @@
 //! Members of a group, as far as they are known.
 
+use std::collections::HashSet;
+
 use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, name::UserName};
 
 use super::{links, record, state::GroupState};
@@ -40,6 +42,26 @@ pub(crate) fn claims(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<(PublicKey, 
         claims.extend(claim(tx, &group.id, &leaf_key)?.map(|claim| (leaf_key, claim)));
     }
     Ok(claims)
+}
+
+impl GroupState {
+    /// How many devices of this user are in the group as users of their own.
+    pub(crate) fn devices_apart(&self, tx: &Tx<'_>) -> Result<usize> {
+        self.apart_of(tx, &identity::own_devices(tx)?)
+    }
+
+    /// How many of this user's `devices` are in places apart from this one's. They may have let others' devices in there,
+    /// which are none of them.
+    pub(super) fn apart_of(&self, tx: &Tx<'_>, devices: &[PublicKey]) -> Result<usize> {
+        let own = self.of_same_users(&[self.leaf.public_key()]);
+        let mut apart = HashSet::new();
+        for (leaf_key, claim) in claims(tx, self)? {
+            if !own.contains(&leaf_key) && devices.contains(&claim.client_key) {
+                apart.insert(claim.client_key);
+            }
+        }
+        Ok(apart.len())
+    }
 }
 
 /// The events that were not told yet, oldest first, with the members in them as far as they are known by now.

@@ -8,8 +8,8 @@
 //! or the user's key as trusted devices have it, signed for the leaf. So a commit that breaks the rules brings no ghost into
 //! anybody's place: for that, a device of the same user has to sign.
 //!
-//! The messages that are kept are bounded for each group, not for all groups together, and the devices that are trusted in a
-//! group are not bounded until this device is back there: only members of a group add to either, and pay for each message.
+//! The messages that are kept are bounded, for each group and for all together. The devices that are trusted in a group are not
+//! bounded until this device is back there: only members of a group add to them, and pay for each message.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -51,6 +51,9 @@ use crate::{
 /// their place: a member cannot send so many that nothing is proved any more.
 const MOST: u64 = 1000;
 const MOST_BYTES: u64 = 8 * 1024 * 1024;
+/// The same of all groups together.
+const MOST_OF_ALL: u64 = 4 * MOST;
+const MOST_BYTES_OF_ALL: u64 = 4 * MOST_BYTES;
 
 /// A device in its user's place.
 pub(super) type Place = (PublicKey, Pseudonym);
@@ -79,10 +82,26 @@ pub(crate) fn keep(tx: &Tx<'_>, message: &MlsMessage) -> Result<()> {
     if messages >= MOST || bytes >= MOST_BYTES {
         fold(tx, &id)?;
     }
+    while let Some(largest) = largest_of_too_many(tx)? {
+        fold(tx, &largest)?;
+    }
     if let Some(own) = own_commit_before(tx, &id, public.epoch().as_u64())? {
         insert(tx, &id, &own)?;
     }
     insert(tx, &id, message)
+}
+
+/// The group of which the most is kept, if too much is kept of all together.
+fn largest_of_too_many(tx: &Tx<'_>) -> Result<Option<GroupId>> {
+    let sql = "SELECT count(*), coalesce(sum(length(message)), 0) FROM unfollowed";
+    let (messages, bytes): (u64, u64) =
+        tx.sql().prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if messages < MOST_OF_ALL && bytes < MOST_BYTES_OF_ALL {
+        return Ok(None);
+    }
+    let sql = "SELECT group_id FROM unfollowed GROUP BY group_id ORDER BY sum(length(message)) DESC LIMIT 1";
+    let id: Option<Vec<u8>> = tx.sql().query_row(sql, [], |row| row.get(0)).optional()?;
+    id.map(|id| GroupId::from_mls(&id).map_err(|_| Error::Damaged("a group id"))).transpose()
 }
 
 /// The commit of this device that began an epoch, if the DS took it: its answer is outstanding, and a message came that is of

@@ -56,7 +56,7 @@ impl Session {
         let staying = self.store.write(|tx| {
             let group = GroupState::load(tx, id)?;
             group.want_to_leave(tx)?;
-            Ok(group.places_apart(tx)?.len())
+            group.devices_apart(tx)
         })?;
         self.leave(step, id).await?;
         Ok(staying)

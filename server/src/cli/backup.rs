@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
-use postern_cluster::{PrivateCluster, dump_programs, size_in_words};
+use postern_cluster::{dump_programs, size_in_words};
 use tokio_postgres::Client;
 
 use super::{
@@ -91,7 +91,7 @@ pub async fn run(backup: Backup) -> anyhow::Result<ExitCode> {
     let mut config = load(&backup.settings)?;
     telemetry::start_logging(&config.log)?;
     let jobs = jobs(backup.jobs);
-    let cluster = private_cluster::start(&mut config, PrivateCluster::start_or_join).await?;
+    let cluster = private_cluster::start(&mut config, private_cluster::start_or_join).await?;
     let work = async {
         let mut place = Place::new(&backup.dir, backup.keep.is_some())?;
         let manifest = back_up(&config, &mut place, jobs, backup.unauthenticated).await?;

@@ -5,7 +5,8 @@ use std::future::Future;
 use anyhow::bail;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Does the work, unless SIGINT, SIGTERM or SIGHUP comes: then it is dropped, with the programs that it runs.
+/// Does the work, unless SIGINT, SIGTERM or SIGHUP comes: then it is dropped, with the programs that it runs. Once the work is done,
+/// these signals have no effect on this process any more.
 ///
 /// # Errors
 /// Those of the work, or the interruption.

@@ -32,6 +32,8 @@ const ASK_INTERVAL: Duration = Duration::from_secs(5);
 const UNANSWERED: u32 = 6;
 /// Time for which PostgreSQL has to run before its next end counts as a first one.
 const STABLE: Duration = Duration::from_secs(60);
+/// Time in which a command waits for another process that starts PostgreSQL, or stops it.
+const OTHERS_TURN: Duration = Duration::from_secs(60);
 /// Pauses between attempts to start PostgreSQL; each is up to twice as long, at random.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_secs(1))
@@ -55,12 +57,42 @@ pub async fn start(
     Ok(Some(cluster))
 }
 
+/// Starts the private cluster for a command, or joins the one that another process runs. That process has the cluster before
+/// PostgreSQL takes sessions, and until it has ended: the command waits for the one and the other.
+pub fn start_or_join(options: &ClusterOptions) -> anyhow::Result<PrivateCluster> {
+    let begun = Instant::now();
+    let mut is_told = false;
+    loop {
+        let cluster = PrivateCluster::start_or_join(options)?;
+        if takes_sessions(&cluster) || begun.elapsed() > OTHERS_TURN {
+            return Ok(cluster);
+        }
+        // It is nobody's reason to leave PostgreSQL alone.
+        drop(cluster);
+        if !is_told {
+            tracing::info!("another process starts or stops PostgreSQL: waiting for it");
+            is_told = true;
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+/// Whether PostgreSQL takes sessions, also where this user cannot look at its process.
+fn takes_sessions(cluster: &PrivateCluster) -> bool {
+    let socket = cluster.socket_dir().join(SOCKET_NAME);
+    match cluster.condition() {
+        Condition::Ready => true,
+        Condition::Busy => false,
+        Condition::Ended => std::os::unix::net::UnixStream::connect(socket).is_ok(),
+    }
+}
+
 /// Does a command's work on the private cluster, if one is wanted, which is stopped after it unless it ran before.
 pub async fn during<T>(
     mut config: Config,
     work: impl AsyncFnOnce(&Config) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let cluster = start(&mut config, PrivateCluster::start_or_join).await?;
+    let cluster = start(&mut config, start_or_join).await?;
     let done = work(&config).await;
     let stopped = stop(cluster).await;
     done.and_then(|done| stopped.map(|()| done))
@@ -104,7 +136,7 @@ pub async fn look(config: &mut Config, start: bool) -> anyhow::Result<Found> {
     }
     let options = options(config);
     let work = move || match PrivateCluster::look(&options)? {
-        Look::Stopped(_) if start => PrivateCluster::start_or_join(&options).map(Look::Running),
+        Look::Stopped(_) if start => start_or_join(&options).map(Look::Running),
         found => Ok(found),
     };
     Ok(match spawn_blocking(work).await?? {

@@ -1,5 +1,6 @@
 //! Further devices of a member, and the user's key that they share.
 
+use openmls::prelude::MlsGroup;
 use postern_protocol::problem::{Problem, ProblemType};
 
 use super::*;
@@ -250,6 +251,35 @@ fn a_removed_device_in_a_place_of_its_own_goes_with_all_that_it_brought_in() {
     }
 }
 
+#[test]
+fn of_the_places_of_a_users_devices_apart_only_these_are_counted() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
+    bob.receive(&tablet.say(&id, "here")).unwrap();
+    // Somebody else's device comes into its place, and says whose it is; one more says nothing.
+    let (guest, ghost) = (person("guest", &issuer), person("ghost", &issuer));
+    let mut members = vec![&alice, &bob, &mallory, &tablet];
+    for newcomer in [&guest, &ghost] {
+        let entry = bring_in(newcomer, &tablet, &id, &tablet.shown(&id));
+        members.iter().for_each(|member| member.receive(&entry).unwrap());
+        members.push(newcomer);
+    }
+    bob.receive(&guest.send(&id)).unwrap();
+    let own = [&bob, &tablet].map(|device| device.account().client_key().public_key());
+    let apart = || bob.store.read(|tx| GroupState::load(tx, &id)?.apart_of(tx, &own)).unwrap();
+    assert_eq!(apart(), 1, "the tablet");
+
+    tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    let leaving = tablet.outstanding(&id).unwrap().message;
+    alice.receive(&leaving).unwrap();
+    let commit = alice.stage(&id, &Change::Update).message;
+    for message in [&leaving, &commit] {
+        bob.receive(message).unwrap();
+    }
+    assert_eq!(apart(), 0, "nobody of his stays");
+}
+
 /// A device that came in later than another of its user's went does not know of the keys that one had.
 #[test]
 fn after_a_refused_eviction_the_users_next_key_is_later_than_any_that_there_was() {
@@ -324,6 +354,33 @@ fn others_commits_put_an_eviction_off_by_minutes_and_not_unheard() {
         other.receive(&removal.message).unwrap();
     }
     assert_eq!(key().generation, known + 1);
+}
+
+/// A device is removed while the removal of another one fails since long.
+#[test]
+fn of_each_removed_device_that_is_not_shut_out_the_user_is_told_once() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], id) = three(&issuer);
+    let removes = || {
+        let client_key = device_of(&bob, &issuer).account().client_key().public_key();
+        bob.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
+    };
+    let fails = |error: &Error| bob.store.write(|tx| crate::group::eviction_failed(tx, &id, error)).unwrap();
+    let told = || bob.events().iter().filter(|event| matches!(event, Event::NotShutOut { .. })).count();
+    let (contended, refusal): (Error, Error) =
+        (Error::Contended(8), Problem::from(ProblemType::PolicyViolation).into());
+    for (error, times) in [(&contended, 4), (&contended, 4), (&refusal, 2)] {
+        removes();
+        assert_eq!(bob.store.read(crate::group::evictions).unwrap(), std::slice::from_ref(&id), "at once");
+        for _ in 1..times {
+            fails(error);
+        }
+        assert_eq!(told(), 0, "of the one before it was told");
+        fails(error);
+        assert_eq!(told(), 1, "of this one");
+        fails(error);
+        assert_eq!(told(), 0, "once");
+    }
 }
 
 #[test]
@@ -444,6 +501,64 @@ fn who_comes_back_brings_no_older_user_key_than_its_leaf_has() {
         assert_eq!(key(device).unwrap().generation, generation);
     }
     assert_eq!(key(&unanswered), key(&bob), "it has the private half");
+}
+
+/// The identity of a device's user has these other devices, too.
+fn keep_own_devices(device: &Person, others: &[&Person]) {
+    let keep = |tx: &Tx<'_>| {
+        let mut account = Account::load(tx)?;
+        let key = account.client_key();
+        let (signer, credential) = (LeafSigner(&key), |key| mls::credential(b"device".to_vec(), key));
+        let builder = MlsGroup::builder().ciphersuite(CIPHERSUITE);
+        let mut identity = builder.build(tx, &signer, credential(key.public_key())).unwrap();
+        for other in others {
+            let key = other.account().client_key();
+            let package = KeyPackage::builder()
+                .build(CIPHERSUITE, tx, &LeafSigner(&key), credential(key.public_key()))
+                .unwrap();
+            identity.add_members(tx, &signer, std::slice::from_ref(package.key_package())).unwrap();
+            identity.merge_pending_commit(tx).unwrap();
+        }
+        account.eid_group_id = Some(identity.group_id().as_slice().to_vec());
+        account.save(tx)
+    };
+    device.store.write(keep).unwrap();
+}
+
+#[test]
+fn who_comes_back_with_another_user_key_tells_it_to_the_users_other_devices() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let laptop = second_device(&bob, [&alice, &mallory], &id, &issuer);
+    bob.receive(&laptop.send(&id)).unwrap();
+    keep_own_devices(&bob, &[&laptop]);
+    let client_key = laptop.account().client_key().public_key();
+    bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+    let to_tell = |device: &Person| device.store.read(crate::group::to_tell).unwrap();
+
+    // With the same key there is nothing to tell.
+    let back = bob.rejoin(&id, &alice.shown(&id), &Differences::default()).unwrap();
+    for other in [&alice, &mallory, &laptop] {
+        other.receive(&back).unwrap();
+    }
+    assert!(to_tell(&bob).is_empty());
+    // What the device knows was restored from an earlier state, before it made a key.
+    let earlier = bob.copy();
+    let commit = bob.stage(&id, &Change::UserKey).message;
+    bob.confirm(&id);
+    for other in [&alice, &mallory, &laptop] {
+        other.receive(&commit).unwrap();
+    }
+    let back = earlier.rejoin(&id, &alice.shown(&id), &Differences::default()).unwrap();
+    laptop.receive(&back).unwrap();
+    assert!(laptop.store.read(handover).unwrap().is_empty(), "it does not know the key");
+    let found = to_tell(&earlier);
+    let [(told, group)] = &found[..] else { panic!("{} devices are to be told", found.len()) };
+    assert_eq!(*told, client_key);
+    laptop.store.write(|tx| take_over(tx, std::slice::from_ref(group))).unwrap();
+    let handed_over = laptop.store.read(handover).unwrap().remove(0);
+    let key = earlier.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap();
+    assert_eq!(Some(handed_over.public_user_key()), key);
 }
 
 #[test]

@@ -247,6 +247,34 @@ fn who_comes_back_takes_a_device_that_its_user_let_in_and_whose_commit_came() {
 }
 
 #[test]
+fn of_all_groups_together_so_much_is_kept_at_most_and_what_it_proves_stays() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, mallory], id) = three(&issuer);
+    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let (commits, current) = unfollowable(&mallory, &id, mallorys);
+    bob.receive(&commits[0]).unwrap_err();
+    let keep = |group: &GroupId, kibibytes: i64| {
+        let sql = "INSERT INTO unfollowed (group_id, message) VALUES (?1, zeroblob(?2 * 1024))";
+        bob.store
+            .write(|tx| {
+                tx.sql().execute(sql, rusqlite::params![group.to_mls(), kibibytes])?;
+                Ok(())
+            })
+            .unwrap();
+    };
+    // There is room for each alone. This group has the most.
+    keep(&id, 7600);
+    for _ in 0..4 {
+        keep(&GroupId::new(rand::random(), "example.org".parse().unwrap()), 7000);
+    }
+    assert_eq!(kept(&bob), 6);
+    bob.receive(&commits[1]).unwrap_err();
+    assert_eq!(kept(&bob), 5, "the others', and the latest");
+    bob.rejoin(&id, &current, &Differences::default()).unwrap();
+    assert_eq!(bob.members(&id).len(), 4);
+}
+
+#[test]
 fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_group() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
@@ -381,7 +409,9 @@ fn a_proposal_that_cannot_be_followed_is_known_when_a_commit_takes_it_however_ma
 fn what_had_no_effect_is_forgotten_with_an_own_commit_unless_the_group_cannot_be_followed() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
+    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
     let proposal = mallory
+        .copy()
         .store
         .write(|tx| {
             let mut group = GroupState::load(tx, &id)?;
@@ -392,16 +422,34 @@ fn what_had_no_effect_is_forgotten_with_an_own_commit_unless_the_group_cannot_be
         })
         .unwrap();
     bob.receive(&mistagged(proposal)).unwrap_err();
-    for (strays, left) in [(false, 0), (true, 1)] {
-        let bob = bob.copy();
-        bob.stage(&id, &Change::Update);
-        if strays {
-            bob.store.write(|tx| strayed::leave_to_person(tx, &id)).unwrap();
-        }
-        assert_eq!(kept(&bob), 1);
-        bob.confirm(&id);
-        assert_eq!(kept(&bob), left);
+    let own = bob.stage(&id, &Change::Update);
+    assert_eq!(kept(&bob), 1);
+    mallory.receive(&own.message).unwrap();
+    let (commits, current) = unfollowable(&mallory, &id, mallorys);
+    let comes_back = |bob: &Person| bob.rejoin(&id, &current, &Differences::default());
+
+    // He follows: what cannot be followed later is looked at from his commit on.
+    let follows = bob.copy();
+    follows.confirm(&id);
+    assert_eq!(kept(&follows), 0);
+    for commit in &commits {
+        follows.receive(commit).unwrap_err();
     }
+    comes_back(&follows).unwrap();
+    assert_eq!(follows.members(&id).len(), 4);
+
+    // The answer to his commit comes after what he cannot follow, and that alone proves who was let in.
+    for commit in &commits {
+        bob.receive(commit).unwrap_err();
+    }
+    bob.store.write(|tx| strayed::leave_to_person(tx, &id)).unwrap();
+    bob.confirm(&id);
+    let forgetful = bob.copy();
+    forgetful.store.write(|tx| onlooker::forget(tx, &id)).unwrap();
+    let Err(Error::Strangers(differences)) = comes_back(&forgetful) else { panic!("nothing else proves it") };
+    assert_eq!(differences.strangers.len(), 1);
+    comes_back(&bob).unwrap();
+    assert_eq!(bob.members(&id).len(), 4);
 }
 
 #[test]

@@ -109,12 +109,15 @@ impl Work<'_> {
             anyhow::Ok(bin)
         };
         let bin = prepared.await.map_err(Failure::Removed)?;
-        let filled = async {
-            let left_out = fill(client, url, &bin, self.dir, self.manifest, self.jobs).await?;
+        let restored = async {
+            let filled = fill(client, url, &bin, self.dir, self.manifest, self.jobs);
+            let left_out = unless_interrupted(filled).await?;
+            // No signal ends this any more: nobody would know then whether the transaction took effect, and the list of what was
+            // there before goes with it.
             self.begin(client).await?;
             anyhow::Ok(left_out)
         };
-        let error = match unless_interrupted(filled).await {
+        let error = match restored.await {
             Ok(left_out) => return Ok(left_out),
             Err(error) => error,
         };

@@ -1,8 +1,16 @@
 //! Backups that come to their end, and some that do not.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::Stdio,
+};
 
-use postern_tests_kit::{Cluster, DataDir, HOME, KeptOrder, Server, eventually, postern};
+use postern_tests_kit::{Cluster, DataDir, HOME, KeptOrder, PATIENCE, Server, eventually, postern};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::timeout,
+};
 
 use super::{A_LINE, assert_tells_progress, fails, on, said, succeeds};
 
@@ -126,6 +134,35 @@ async fn a_server_starts_while_a_backup_runs_on_the_postgresql_that_the_backup_s
     assert_tells_progress(&said(&output), "tables");
     succeeds(postern().args(["backup", "--verify"]).arg(&place)).await;
     assert!(server.terminate().await.success(), "it runs PostgreSQL, and stops it");
+    assert_eq!(dir.postmaster(), None);
+}
+
+/// A server has its lock before PostgreSQL takes sessions, and until it has ended.
+#[tokio::test]
+async fn a_backup_waits_for_a_server_that_starts_or_stops_postgresql() {
+    let dir = DataDir::migrated().await;
+    assert!(Server::embedded(&dir).start().await.terminate().await.success());
+    let lock = File::options().write(true).open(dir.path().join("lock")).unwrap();
+    lock.lock().unwrap();
+    let places = tempfile::tempdir().unwrap();
+    let place = places.path().join("today");
+    let mut backup = postern();
+    backup.args(["backup", "--embedded", "--domain", HOME, "--data-dir"]).arg(dir.path()).arg(&place);
+    let mut backup = backup.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(backup.stderr.take().unwrap()).lines();
+    let mut said = String::new();
+    timeout(PATIENCE, async {
+        while !said.contains("another process starts or stops PostgreSQL") {
+            let line = lines.next_line().await.unwrap();
+            let line = line.unwrap_or_else(|| panic!("it ended: {said}"));
+            said += &line;
+        }
+    })
+    .await
+    .expect("it waits");
+    drop(lock);
+    assert!(timeout(PATIENCE, backup.wait()).await.expect("it ends").unwrap().success());
+    succeeds(postern().args(["backup", "--verify"]).arg(&place)).await;
     assert_eq!(dir.postmaster(), None);
 }
 

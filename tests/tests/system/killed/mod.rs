@@ -11,6 +11,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use nix::sys::signal::Signal;
@@ -297,6 +298,68 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
     let client = connect_to(&elsewhere).await.unwrap();
     let kept = "SELECT count(*) + public.notes_in_all() + tools.mine() FROM public.later";
     assert_eq!(client.query_one(kept, &[]).await.unwrap().get::<_, i64>(0), 3, "nothing of theirs is gone");
+}
+
+/// The commit waits for a standby that is away: the transaction has taken effect, and the restore does not know.
+#[tokio::test]
+async fn a_restore_that_is_interrupted_while_it_commits_its_generation_comes_to_its_end() {
+    let cluster = Cluster::start().await;
+    drop(Server::start(&cluster).await);
+    let places = tempfile::tempdir().unwrap();
+    let dir = places.path().join("good");
+    let admin = cluster.admin().await;
+    admin.batch_execute(OPERATORS).await.unwrap();
+    succeeds(&mut on(&cluster, "backup", &dir)).await;
+    let elsewhere = cluster.another_database("elsewhere").await;
+    // The call that restores the last row ends when the test says so.
+    let bin = tempfile::tempdir().unwrap();
+    let (restored, go_on) = (bin.path().join("restored"), bin.path().join("go-on"));
+    let script = format!(
+        "case \"$*\" in *--jobs=1*) ;; *) exec {{real}} \"$@\";; esac
+         {{real}} \"$@\" || exit 1
+         touch {}
+         until [ -e {} ]; do sleep 0.05; done",
+        restored.display(),
+        go_on.display()
+    );
+    let pg_config = programs(bin.path(), "pg_restore", &script);
+    let mut restoring = on(&cluster, "restore", &dir);
+    restoring
+        .args(["--jobs", "2"])
+        .env("POSTERN_DATABASE_ADMIN_URL", &elsewhere)
+        .env("PG_CONFIG", pg_config)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let restoring = restoring.kill_on_drop(true).spawn().unwrap();
+    eventually("everything is restored", async || restored.exists().then_some(())).await;
+    let hanging = async |name: &str| -> i64 {
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event = 'SyncRep'";
+        admin.query_one(sql, &[&name]).await.unwrap().get(0)
+    };
+    admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'").await.unwrap();
+    cluster.reload().await;
+    // PostgreSQL's checkpointer, which decides, reads its configuration a moment later.
+    let probe = cluster.admin().await;
+    probe.batch_execute("SET application_name = 'probe'").await.unwrap();
+    let probing = tokio::spawn(async move {
+        while probe.batch_execute("COMMENT ON DATABASE postern IS 'probed'").await.is_ok() {}
+    });
+    eventually("commits hang", async || (hanging("probe").await > 0).then_some(())).await;
+    fs::write(&go_on, "").unwrap();
+    eventually("its own hangs", async || (hanging("postern restore").await > 0).then_some(())).await;
+    process::signal(&[restoring.id().expect("it runs")], Signal::SIGINT);
+    admin.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    cluster.reload().await;
+    let output = restoring.wait_with_output().await.unwrap();
+    probing.abort();
+    let said =
+        [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned()).concat();
+    assert!(output.status.success() && said.contains("restored: "), "{said}");
+    let client = connect_to(&elsewhere).await.unwrap();
+    let state = "SELECT g.generation > 0 AND g.undecided = 'no' AND public.notes_in_all() = 2
+                   FROM operator.current_generation() g";
+    assert!(client.query_one(state, &[]).await.unwrap().get::<_, bool>(0));
 }
 
 #[tokio::test]
