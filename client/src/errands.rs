@@ -194,19 +194,28 @@ impl Session {
         done
     }
 
-    /// Adds the clients that a group waits for and whose KeyPackages are at hand.
+    /// Adds the clients that a group waits for and whose KeyPackages are at hand. If not all may come in together, each is tried
+    /// alone: none keeps the others out by what its KeyPackage says.
     async fn add_invited(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         let added = self.commit(step, id, group::add_invited).await;
-        if let Err(error) = &added
-            && let Some(problem) = error.refusal()
-        {
-            let reason = format!("those invited cannot be added: {problem}");
+        if added.as_ref().err().is_none_or(|error| error.refusal().is_none()) {
+            return added;
+        }
+        for client_key in self.store.read(|tx| invitations::of_group(tx, id))? {
+            let added =
+                self.commit(step, id, |tx, group| group::add_invited_client(tx, group, &client_key)).await;
+            let Some(problem) = added.as_ref().err().and_then(Error::refusal) else {
+                added?;
+                continue;
+            };
             self.store.write(|tx| {
-                group::withdraw_invitations(tx, id)?;
-                Event::Ignored { reason }.record(tx)
+                let user = invitations::waits_for_client(tx, &client_key)?;
+                let who = user.map_or_else(|| "who is invited".to_owned(), |user| user.to_string());
+                group::withdraw_invitation(tx, id, &client_key)?;
+                Event::Ignored { reason: format!("{who} cannot be added: {problem}") }.record(tx)
             })?;
         }
-        added
+        Ok(())
     }
 
     /// Tells newcomers the group's title and who is in it.

@@ -1,5 +1,7 @@
 //! Making a commit, and its fate.
 
+use std::collections::HashSet;
+
 use openmls::prelude::{
     Extension, Extensions, GroupContext, LeafNodeIndex, LeafNodeParameters, MlsMessageOut, QueuedProposal,
     Sender, UnknownExtension,
@@ -288,14 +290,37 @@ impl GroupState {
 
 /// The change that adds the clients a group waits for and whose KeyPackages are at hand.
 pub(crate) fn add_invited(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
-    let mut leaf_keys = Vec::new();
+    let (mut leaf_keys, mut users) = (Vec::new(), HashSet::new());
     for client_key in invitations::of_group(tx, &group.id)? {
-        // A device may have been removed since it was invited (AS-13).
-        if identity::confirmed(tx, &client_key)?.is_some() {
-            leaf_keys.extend(key_packages::key_package_of(tx, &client_key)?);
+        let Some(leaf_key) = invited(tx, &client_key)? else { continue };
+        // Somebody has seen another one's KeyPackage, and names its pseudonym: of the two, one comes in.
+        let key_package = key_packages::at_hand(tx, &leaf_key)?;
+        let user = key_package.and_then(|it| rules::pseudonym(it.leaf_node().credential()));
+        if users.insert(user) {
+            leaf_keys.push(leaf_key);
         }
     }
     Ok((!leaf_keys.is_empty()).then_some(Change::Add(leaf_keys)))
+}
+
+/// The change that adds one of them.
+pub(crate) fn add_invited_client(
+    tx: &Tx<'_>,
+    group: &GroupState,
+    client_key: &PublicKey,
+) -> Result<Option<Change>> {
+    let is_invited = invitations::of_group(tx, &group.id)?.contains(client_key);
+    let leaf_key = if is_invited { invited(tx, client_key)? } else { None };
+    Ok(leaf_key.map(|leaf_key| Change::Add(vec![leaf_key])))
+}
+
+/// The leaf key of a KeyPackage by which somebody invited can be added. A device may have been removed since it was invited
+/// (AS-13).
+fn invited(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<PublicKey>> {
+    match identity::confirmed(tx, client_key)? {
+        Some(_) => key_packages::key_package_of(tx, client_key),
+        None => Ok(None),
+    }
 }
 
 /// The owner of a reserved KeyPackage is in the group: it is known there by its link, and

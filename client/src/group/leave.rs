@@ -156,9 +156,8 @@ impl GroupState {
     }
 }
 
-/// Forgets the invitations of a group, which the DS refuses, and the KeyPackages that were to serve
-/// them.
-pub(crate) fn withdraw_invitations(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    key_packages::forget_invited(tx, &invitations::of_group(tx, id)?)?;
-    invitations::end_all(tx, id)
+/// Forgets the invitation of a client into a group, which the DS refuses, and the KeyPackages that were to serve it.
+pub(crate) fn withdraw_invitation(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<()> {
+    key_packages::forget_invited(tx, client_key)?;
+    invitations::end(tx, id, client_key)
 }

@@ -43,7 +43,7 @@ pub(crate) use self::{
         absent, forget_hint, give_profile_key, hints, not_seen_since, not_shown, reappeared, shows_name,
         still_there, tell_groups, tell_groups_of_end, was_renamed, was_reset,
     },
-    commit::add_invited,
+    commit::{add_invited, add_invited_client},
     evict::{evict, evicted, eviction_failed, evictions, next_eviction, remove_own_device},
     handover::{
         GroupHandover, drop_entry, entries_due, entry, entry_failed, follows, forget_entry_addresses,
@@ -51,7 +51,7 @@ pub(crate) use self::{
     },
     introduce::{introduce, waiting_groups},
     join::{forget_early, join, join_at_last, join_later, late_welcomes, take_early, tree_of_welcome},
-    leave::withdraw_invitations,
+    leave::withdraw_invitation,
     links::unconfirmed,
     members::{claims, devices_of, history, members, pending_events},
     onlooker::keep as keep_unfollowed,

@@ -168,6 +168,7 @@ pub(super) fn check_commit(
             after.extend(Leaf::of(update.leaf_node()).map(|new| (leaf.u32(), new)));
         }
     }
+    check_newcomers(&before, commit)?;
     // Updates come first, whatever the order of the proposals (RFC 9420 §12.3): a leaf that goes is gone.
     let removed: HashSet<u32> = commit.queued_proposals().filter_map(removed_leaf).collect();
     after.retain(|leaf, _| !removed.contains(leaf));
@@ -247,6 +248,22 @@ fn check_right(
         Proposal::GroupContextExtensions(_) | Proposal::Update(_) | Proposal::SelfRemove => Ok(()),
         _ => Err("the server let a member propose what is not done here"),
     }
+}
+
+/// Checks that each user that is not here yet is added by one client: the others' leaves may be somebody else's, who has seen
+/// its KeyPackage.
+fn check_newcomers(before: &HashMap<u32, Leaf>, commit: &StagedCommit) -> Result<(), &'static str> {
+    let here: HashSet<_> = before.values().map(|leaf| leaf.pseudonym).collect();
+    let added = commit
+        .add_proposals()
+        .filter_map(|add| pseudonym(add.add_proposal().key_package().leaf_node().credential()));
+    let mut newcomers = HashSet::new();
+    for user in added {
+        if !here.contains(&user) && !newcomers.insert(user) {
+            return Err("the server let somebody be added as another one who was added");
+        }
+    }
+    Ok(())
 }
 
 /// Checks that a leaf comes in as one of its user's: a key of the user vouched for it, or it takes its

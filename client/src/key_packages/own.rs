@@ -29,18 +29,18 @@ pub(crate) struct OwnKeyPackage {
     pub expires: u64,
 }
 
-/// Makes a KeyPackage for friends who want to add this client to a group.
+/// Makes a KeyPackage for friends who want to add this client to a group, as the user of this pseudonym.
 pub(crate) fn make_key_package(
     tx: &Tx<'_>,
     account: &Account,
     friend: &Friend,
     delivery: &DeliveryAddress,
+    pseudonym: Pseudonym,
     last_resort: bool,
 ) -> Result<OwnKeyPackage> {
     let what = "cannot make a KeyPackage";
     let key = SigningKey::generate();
     let leaf_key = key.public_key();
-    let pseudonym = Pseudonym::random();
     let mut builder = KeyPackage::builder()
         .key_package_lifetime(mls::lifetime())
         .leaf_node_capabilities(mls::capabilities())

@@ -3,6 +3,7 @@
 //! run out or run old.
 
 use postern_protocol::{
+    mls::Pseudonym,
     problem::ProblemType,
     qs::{CountKeyPackages, PublishKeyPackages, QueueKind},
 };
@@ -128,7 +129,14 @@ fn prepare(tx: &Tx<'_>, friendship: &Friendship) -> Result<Publication> {
     let make = |last_resort| {
         let address = fresh_address()?;
         let delivery = account.delivery_at(address);
-        let made = make_key_package(tx, &account, &friendship.secrets.friend, &delivery, last_resort)?;
+        let made = make_key_package(
+            tx,
+            &account,
+            &friendship.secrets.friend,
+            &delivery,
+            Pseudonym::random(),
+            last_resort,
+        )?;
         stock::keep(tx, &made, &address, last_resort)?;
         Ok::<_, Error>((address, made.package))
     };

@@ -120,6 +120,16 @@ pub(crate) fn is_reserved(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) ->
     Ok(tx.sql().query_row(sql, params![leaf_key.as_bytes(), group.to_mls()], |row| row.get(0))?)
 }
 
+/// A KeyPackage at hand. `None` if it cannot be read.
+pub(crate) fn at_hand(tx: &Tx<'_>, leaf_key: &PublicKey) -> Result<Option<KeyPackage>> {
+    let bytes: Vec<u8> = tx.sql().query_row(
+        "SELECT key_package FROM key_packages WHERE leaf_key = ?1",
+        [leaf_key.as_bytes()],
+        |row| row.get(0),
+    )?;
+    Ok(mls::parse_key_package(&bytes, tx.crypto()))
+}
+
 /// The link that came with a KeyPackage at hand.
 pub(crate) fn link_of(tx: &Tx<'_>, leaf_key: &PublicKey) -> Result<Option<IdentityLink>> {
     let link: Option<Vec<u8>> = tx
@@ -155,10 +165,8 @@ pub(crate) fn use_key_package(
         .transpose()
 }
 
-/// Forgets all KeyPackages of clients that are invited into a group: the DS refuses them.
-pub(crate) fn forget_invited(tx: &Tx<'_>, invited: &[PublicKey]) -> Result<()> {
-    for client_key in invited {
-        tx.sql().execute("DELETE FROM key_packages WHERE client_key = ?1", [client_key.as_bytes()])?;
-    }
+/// Forgets all KeyPackages of a client that is invited into a group: the DS refuses them.
+pub(crate) fn forget_invited(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
+    tx.sql().execute("DELETE FROM key_packages WHERE client_key = ?1", [client_key.as_bytes()])?;
     Ok(())
 }

@@ -299,6 +299,7 @@ pub fn check_commit(
         .iter()
         .map(|change| operation(before, commit.by, *change))
         .collect::<Result<Vec<_>, _>>()?;
+    check_newcomers(&commit.changes, &operations)?;
     check_joiner(before, commit, after)?;
     check_waiting(waiting, commit, &removed)?;
 
@@ -326,6 +327,18 @@ pub fn check_commit(
     check_leaves(&staying, &gone, &leaves(after.roster.members().iter()))?;
     check_user_key(before, commit.by, operations.contains(&Operation::RemoveClient), after)?;
     Ok(operations)
+}
+
+/// Checks that each other user that a commit adds comes in by one client, whose user key vouches for the others later: whoever
+/// has seen a KeyPackage can name its pseudonym, and a second one that named it would be another's client.
+fn check_newcomers(changes: &[Change], operations: &[Operation]) -> Result<(), Violation> {
+    let mut users = HashSet::new();
+    let is_distinct = |(change, operation): (&Change, &Operation)| match (change, operation) {
+        (Change::Add(user), Operation::AddUser) => users.insert(*user),
+        _ => true,
+    };
+    let are_distinct = changes.iter().zip(operations).all(is_distinct);
+    if are_distinct { Ok(()) } else { Err(Violation::PseudonymTaken) }
 }
 
 fn leaves<'a>(members: impl Iterator<Item = &'a Member>) -> Vec<GroupLeaf> {

@@ -281,9 +281,14 @@ impl Person {
 
     /// Offers `inviter` a KeyPackage; its leaf key.
     fn offer_to(&self, inviter: &Person) -> PublicKey {
+        self.offer_as(Pseudonym::random(), inviter)
+    }
+
+    /// The same, with this pseudonym.
+    fn offer_as(&self, pseudonym: Pseudonym, inviter: &Person) -> PublicKey {
         let account = self.account();
         let friend = FriendshipSecrets::generate().unwrap().friend.clone();
-        let make = |tx: &Tx<'_>| make_key_package(tx, &account, &friend, &delivery(), false);
+        let make = |tx: &Tx<'_>| make_key_package(tx, &account, &friend, &delivery(), pseudonym, false);
         let own = self.store.write(make).unwrap();
         let client_key = account.client_key().public_key();
         inviter

@@ -1,7 +1,10 @@
 //! Rights: admins, proposals, and strangers that a server shows.
 
 use super::*;
-use crate::group::strayed;
+use crate::{
+    group::{add_invited, strayed},
+    invitations,
+};
 
 #[test]
 fn only_admins_change_who_is_in() {
@@ -10,6 +13,42 @@ fn only_admins_change_who_is_in() {
     let addition = bob.stage(&id, &Change::Add(vec![leaf_key]));
     assert!(alice.receive(&addition.message).unwrap_err().contains("no admin"));
     assert_eq!(alice.epoch(&id), 1, "a refused commit leaves no trace");
+}
+
+#[test]
+fn of_two_who_are_invited_as_one_user_one_comes_in() {
+    let Trio { alice, bob, carol, id, issuer } = Trio::with_bob();
+    let mallory = person("mallory", &issuer);
+    alice.knows(&[&carol, &mallory]);
+    // Mallory has seen a KeyPackage of Carol's.
+    let carols = Pseudonym::random();
+    let both = [&carol, &mallory].map(|invited| invited.offer_as(carols, &alice));
+    let copy = alice.copy();
+    let commit = copy.stage(&id, &Change::Add(both.to_vec())).message;
+    assert!(bob.receive(&commit).unwrap_err().contains("added as another one"));
+
+    let adds = |store: &Store| {
+        let change = store.write(|tx| add_invited(tx, &GroupState::load(tx, &id)?)).unwrap();
+        let Some(Change::Add(leaf_keys)) = change else { panic!("somebody is invited") };
+        leaf_keys
+    };
+    alice
+        .store
+        .write(|tx| {
+            [&carol, &mallory].into_iter().try_for_each(|invited| {
+                invitations::invite(tx, &id, &invited.account().client_key().public_key(), &invited.user)
+            })
+        })
+        .unwrap();
+    let [first] = adds(&alice.store)[..] else { panic!("one of them comes in") };
+    let commit = alice.stage(&id, &Change::Add(vec![first])).message;
+    alice.confirm(&id);
+    bob.receive(&commit).unwrap();
+    // The DS refuses the other one, now that the pseudonym is taken, and so do members.
+    let second = adds(&alice.store);
+    assert!(second.len() == 1 && second[0] != first);
+    let commit = alice.stage(&id, &Change::Add(second)).message;
+    assert!(bob.receive(&commit).unwrap_err().contains("add somebody as another member"));
 }
 
 #[test]

@@ -144,7 +144,8 @@ fn who_may_commit_what() {
         ("an update", scene(by(C), &[], &[]), Ok(vec![])),
         // Users.
         ("an admin adds a user", scene(by(A), &[Add(DAVE)], &[]), Ok(vec![O::AddUser])),
-        ("with two clients", scene(by(A), &[Add(DAVE), Add(DAVE)], &[]), Ok(vec![O::AddUser, O::AddUser])),
+        ("two users", scene(by(A), &[Add(DAVE), Add(ERIN)], &[]), Ok(vec![O::AddUser, O::AddUser])),
+        ("one user by two clients", scene(by(A), &[Add(DAVE), Add(DAVE)], &[]), Err(V::PseudonymTaken)),
         ("a member adds a user", scene(by(C), &[Add(DAVE)], &[]), Err(V::AddByMember)),
         ("an admin adds another's client", scene(by(A), &[Add(BOB)], &[]), Err(V::PseudonymTaken)),
         (

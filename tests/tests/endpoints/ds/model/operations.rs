@@ -51,7 +51,7 @@ const fn row(
     Operation { name, needs, make }
 }
 
-pub const OPERATIONS: [Operation; 80] = [
+pub const OPERATIONS: [Operation; 81] = [
     // The sender's right to it, and what waits, decide.
     row("say", Needs::Nothing, say),
     row("update", Needs::Nothing, |play, turn| update_leaf(play, turn, false)),
@@ -134,6 +134,14 @@ pub const OPERATIONS: [Operation; 80] = [
     }),
     row("lose the address", Needs::Nothing, |play, turn| {
         play.wrong_commit(turn.by, Commit { leaf: Some(Extensions::empty()), ..Default::default() }, INVALID)
+    }),
+    row("add two users as one", Needs::Nothing, |play, turn| {
+        let (newcomer, mut other) = (Party::newcomer(), Party::newcomer());
+        other.identity.clone_from(&newcomer.identity);
+        let key = UserKey { generation: 1, public_key: SigningKey::generate().public_key() };
+        other.leaf = leaf_extensions(&home(), fresh_address(), Some(key));
+        let add = vec![newcomer.key_package(), other.key_package()];
+        play.wrong_commit(turn.by, Commit { add, ..Default::default() }, VIOLATION)
     }),
     row("add another's address", Needs::Nothing, |play, turn| {
         let (domain, address) = someones_address(play, turn)?;
