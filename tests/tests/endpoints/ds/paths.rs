@@ -88,7 +88,7 @@ impl Circle {
             let expected = frame + paths[&leaf];
             // A leaf may have the hash of its parent already, or none above it.
             assert!((made..=made + 66).contains(&expected), "{expected} for {made} of {count}");
-            assert!(path::largest_commit(self.suite, count) >= made, "{made} of {count}");
+            assert!(path::largest_commit(self.suite, count, 4096) >= made, "{made} of {count}");
         }
     }
 }
