@@ -197,25 +197,46 @@ impl Session {
     /// Adds the clients that a group waits for and whose KeyPackages are at hand. If not all may come in together, each is tried
     /// alone: none keeps the others out by what its KeyPackage says.
     async fn add_invited(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        let added = self.commit(step, id, group::add_invited).await;
-        if added.as_ref().err().is_none_or(|error| error.refusal().is_none()) {
-            return added;
+        for invited in self.store.read(|tx| group::invited(tx, &GroupState::load(tx, id)?))? {
+            if !invited.is_free {
+                self.withdraw(
+                    id,
+                    &invited.client_key,
+                    "somebody in the group has the pseudonym of their KeyPackage",
+                )?;
+            }
         }
-        for client_key in self.store.read(|tx| invitations::of_group(tx, id))? {
-            let added =
-                self.commit(step, id, |tx, group| group::add_invited_client(tx, group, &client_key)).await;
-            let Some(problem) = added.as_ref().err().and_then(Error::refusal) else {
-                added?;
+        let added = self.commit(step, id, group::add_invited).await;
+        let Some(problem) = added.as_ref().err().and_then(Error::refusal) else { return added };
+        let (invited, is_admin) = self.store.read(|tx| {
+            let group = GroupState::load(tx, id)?;
+            Ok((group::invited(tx, &group)?, group.is_admin(&group.leaf.public_key())))
+        })?;
+        let is_one_of_them = is_admin && invited.len() > 1;
+        for invited in invited {
+            let client_key = invited.client_key;
+            if !is_one_of_them {
+                self.withdraw(id, &client_key, problem)?;
                 continue;
-            };
-            self.store.write(|tx| {
-                let user = invitations::waits_for_client(tx, &client_key)?;
-                let who = user.map_or_else(|| "who is invited".to_owned(), |user| user.to_string());
-                group::withdraw_invitation(tx, id, &client_key)?;
-                Event::Ignored { reason: format!("{who} cannot be added: {problem}") }.record(tx)
-            })?;
+            }
+            let alone =
+                self.commit(step, id, |tx, group| group::add_invited_client(tx, group, &client_key)).await;
+            match alone.as_ref().err().and_then(Error::refusal) {
+                Some(problem) => self.withdraw(id, &client_key, problem)?,
+                None => alone?,
+            }
         }
         Ok(())
+    }
+
+    /// Ends an invitation that cannot be kept.
+    fn withdraw(&self, id: &GroupId, client_key: &PublicKey, why: impl std::fmt::Display) -> Result<()> {
+        self.store.write(|tx| {
+            let user = invitations::waits_for_client(tx, client_key)?;
+            let who = user.map_or_else(|| "who is invited".to_owned(), |user| user.to_string());
+            group::withdraw_invitation(tx, id, client_key)?;
+            Event::ignored(format!("{who} cannot be added: {why}")).record(tx)
+        })
     }
 
     /// Tells newcomers the group's title and who is in it.

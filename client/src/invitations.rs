@@ -18,9 +18,10 @@ pub(crate) fn invite(tx: &Tx<'_>, group: &GroupId, client_key: &PublicKey, user:
     Ok(())
 }
 
-/// The clients that a group waits for.
+/// The clients that a group waits for, in the order in which they were invited.
 pub(crate) fn of_group(tx: &Tx<'_>, group: &GroupId) -> Result<Vec<PublicKey>> {
-    let mut statement = tx.sql().prepare_cached("SELECT client_key FROM invitations WHERE group_id = ?1")?;
+    let mut statement =
+        tx.sql().prepare_cached("SELECT client_key FROM invitations WHERE group_id = ?1 ORDER BY rowid")?;
     let invited =
         statement.query_map([group.to_mls()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
     invited.iter().map(|client_key| fixed(client_key, "a key")).collect()

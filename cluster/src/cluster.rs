@@ -30,6 +30,8 @@ pub(crate) const NEW: &str = "new";
 const HANDED_OVER: Duration = Duration::from_secs(5);
 /// Pause between two looks at the lock.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Looks in a row that find the lock taken, and no command, until it is a server's.
+const LOOKS: u32 = 25;
 /// The file in a data directory that says that a restore makes its cluster. Until that has succeeded, nobody else starts the
 /// cluster or makes another one: an empty homeserver of the same domain would be open to strangers.
 const RESTORING: &str = "restoring";
@@ -543,15 +545,15 @@ pub(crate) fn locked(data_dir: &Path) -> anyhow::Result<(ClusterUser, DataDir, F
         unused = if dir.without_commands()?.is_none() { 0 } else { unused + 1 };
         let is_handed_over = dir.postmaster().condition() == Condition::Ready
             && ready_since.get_or_insert_with(Instant::now).elapsed() >= HANDED_OVER;
-        // A command at its end has this lock an instant before the one of commands.
+        // A command at its end has this lock before the one of commands.
         ensure!(
-            unused < 3 && !is_handed_over,
+            unused < LOOKS && !is_handed_over,
             "another `postern` runs the private cluster in {}: stop it first, or choose another --data-dir",
             dir.path().display()
         );
-        if looks == 5 {
+        if looks == LOOKS {
             tracing::info!(
-                "a command starts or stops PostgreSQL in {}: waiting for it",
+                "another process starts or stops PostgreSQL in {}: waiting for it",
                 dir.path().display()
             );
         }

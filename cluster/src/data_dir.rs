@@ -8,6 +8,8 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -27,6 +29,10 @@ pub const CLUSTER: &str = "cluster";
 /// The file with PostgreSQL's major version, in its data directory.
 pub const VERSION_FILE: &str = "PG_VERSION";
 const LOG: &str = "postgres.log";
+
+/// Looks whether there are commands, and the pause between two.
+const LOOKS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// The length of a socket's address, without the final zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -86,6 +92,14 @@ impl DataDir {
 
     /// The lock against commands that use the cluster. None if there are any.
     pub fn without_commands(&self) -> anyhow::Result<Option<Flock<File>>> {
+        for _ in 1..LOOKS {
+            let lock = self.lock_of("lock.commands", FlockArg::LockExclusiveNonblock)?;
+            if lock.is_some() {
+                return Ok(lock);
+            }
+            // Another process may just be looking, too.
+            sleep(PAUSE);
+        }
         self.lock_of("lock.commands", FlockArg::LockExclusiveNonblock)
     }
 

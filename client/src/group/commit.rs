@@ -290,14 +290,12 @@ impl GroupState {
 
 /// The change that adds the clients a group waits for and whose KeyPackages are at hand.
 pub(crate) fn add_invited(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
-    let (mut leaf_keys, mut users) = (Vec::new(), HashSet::new());
-    for client_key in invitations::of_group(tx, &group.id)? {
-        let Some(leaf_key) = invited(tx, &client_key)? else { continue };
-        // Somebody has seen another one's KeyPackage, and names its pseudonym: of the two, one comes in.
-        let key_package = key_packages::at_hand(tx, &leaf_key)?;
-        let user = key_package.and_then(|it| rules::pseudonym(it.leaf_node().credential()));
-        if users.insert(user) {
-            leaf_keys.push(leaf_key);
+    let mut users = HashSet::new();
+    let mut leaf_keys = Vec::new();
+    for invited in invited(tx, group)? {
+        // Of two with one pseudonym one comes in.
+        if invited.is_free && users.insert(invited.pseudonym) {
+            leaf_keys.push(invited.leaf_key);
         }
     }
     Ok((!leaf_keys.is_empty()).then_some(Change::Add(leaf_keys)))
@@ -309,18 +307,40 @@ pub(crate) fn add_invited_client(
     group: &GroupState,
     client_key: &PublicKey,
 ) -> Result<Option<Change>> {
-    let is_invited = invitations::of_group(tx, &group.id)?.contains(client_key);
-    let leaf_key = if is_invited { invited(tx, client_key)? } else { None };
-    Ok(leaf_key.map(|leaf_key| Change::Add(vec![leaf_key])))
+    let mut invited = invited(tx, group)?.into_iter();
+    let found = invited.find(|invited| invited.is_free && invited.client_key == *client_key);
+    Ok(found.map(|invited| Change::Add(vec![invited.leaf_key])))
 }
 
-/// The leaf key of a KeyPackage by which somebody invited can be added. A device may have been removed since it was invited
-/// (AS-13).
-fn invited(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<PublicKey>> {
-    match identity::confirmed(tx, client_key)? {
-        Some(_) => key_packages::key_package_of(tx, client_key),
-        None => Ok(None),
+/// Somebody who is invited, and whose KeyPackage is at hand.
+pub(crate) struct Invited {
+    pub client_key: PublicKey,
+    leaf_key: PublicKey,
+    pseudonym: Pseudonym,
+    /// Whether nobody in the group has the pseudonym of the KeyPackage, and no admin had it. Anybody names one there: by this
+    /// device's own they would come in as one of its user's devices, with all rights.
+    pub is_free: bool,
+}
+
+/// Those who are invited and whose KeyPackages are at hand, in the order in which they were invited. A device may have been
+/// removed since (AS-13).
+pub(crate) fn invited(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Invited>> {
+    let mut taken: HashSet<_> = rules::leaves(&group.mls).into_values().map(|leaf| leaf.pseudonym).collect();
+    taken.extend(rules::policy(&group.mls)?.admins);
+    let mut all = Vec::new();
+    for client_key in invitations::of_group(tx, &group.id)? {
+        if identity::confirmed(tx, &client_key)?.is_none() {
+            continue;
+        }
+        let Some(leaf_key) = key_packages::key_package_of(tx, &client_key)? else { continue };
+        let key_package = key_packages::at_hand(tx, &leaf_key)?;
+        let pseudonym = key_package.and_then(|it| rules::pseudonym(it.leaf_node().credential()));
+        if let Some(pseudonym) = pseudonym {
+            let is_free = !taken.contains(&pseudonym);
+            all.push(Invited { client_key, leaf_key, pseudonym, is_free });
+        }
     }
+    Ok(all)
 }
 
 /// The owner of a reserved KeyPackage is in the group: it is known there by its link, and

@@ -172,7 +172,7 @@ async fn a_start_waits_for_a_command_that_starts_or_stops_postgresql() {
         timeout(PATIENCE, async {
             loop {
                 let line = said.next_line().await.unwrap().expect("it does not end");
-                if line.contains("a command starts or stops PostgreSQL in") {
+                if line.contains("another process starts or stops PostgreSQL in") {
                     break;
                 }
             }

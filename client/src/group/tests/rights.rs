@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    group::{add_invited, strayed},
+    group::{add_invited, add_invited_client, strayed},
     invitations,
 };
 
@@ -45,10 +45,32 @@ fn of_two_who_are_invited_as_one_user_one_comes_in() {
     alice.confirm(&id);
     bob.receive(&commit).unwrap();
     // The DS refuses the other one, now that the pseudonym is taken, and so do members.
-    let second = adds(&alice.store);
-    assert!(second.len() == 1 && second[0] != first);
-    let commit = alice.stage(&id, &Change::Add(second)).message;
+    let second = both.into_iter().find(|leaf_key| *leaf_key != first).unwrap();
+    let change = alice.store.write(|tx| add_invited(tx, &GroupState::load(tx, &id)?)).unwrap();
+    assert!(change.is_none(), "nobody is left who may come in");
+    let commit = alice.stage(&id, &Change::Add(vec![second])).message;
     assert!(bob.receive(&commit).unwrap_err().contains("add somebody as another member"));
+}
+
+#[test]
+fn nobody_is_invited_in_as_a_device_of_who_invites() {
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    let alices = alice.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    alice.knows(&[&bob, &carol]);
+    let client_key = carol.account().client_key().public_key();
+    let leaf_key = carol.offer_as(alices, &alice);
+    // The group's rules allow it: whom a member lets in as its own is that member's business.
+    let copy = alice.copy();
+    bob.copy().receive(&copy.stage(&id, &Change::Add(vec![leaf_key])).message).unwrap();
+    alice.store.write(|tx| invitations::invite(tx, &id, &client_key, &carol.user)).unwrap();
+    let (all, alone) = alice
+        .store
+        .write(|tx| {
+            let group = GroupState::load(tx, &id)?;
+            Ok((add_invited(tx, &group)?, add_invited_client(tx, &group, &client_key)?))
+        })
+        .unwrap();
+    assert!(all.is_none() && alone.is_none());
 }
 
 #[test]
