@@ -67,6 +67,37 @@ async fn a_device_that_only_listens_renews_its_keys_when_they_are_old() {
 }
 
 #[tokio::test]
+async fn who_cannot_be_added_keeps_nobody_else_out() {
+    let world = World::builder().pushing().start().await;
+    let [alice, bob, carol] =
+        [world.person("alice").await, world.person("bob").await, world.person("carol").await];
+    let group = alice.create_group("two").await.unwrap().id().clone();
+    let asked = |event: &Event| matches!(event, Event::ContactRequested { .. });
+    for friend in [&bob, &carol] {
+        alice.group_with_id(&group).invite(friend.user()).await.unwrap();
+        // Alice learns of both answers at once, and would add both.
+        let events = friend.sync_until(PATIENCE, asked).await.unwrap();
+        assert!(events.iter().any(asked), "{events:?}");
+        receive(friend).await;
+    }
+    world.admin.execute("SELECT operator.set_group_limit('max_members', 2)", &[]).await.unwrap();
+    let told =
+        |event: &Event| matches!(event, Event::Ignored { reason } if reason.contains("cannot be added"));
+    let events = alice.sync_until(PATIENCE, told).await.unwrap();
+    let reasons: Vec<_> = events.iter().filter(|event| told(event)).collect();
+    let [Event::Ignored { reason }] = reasons[..] else { panic!("one of the two: {events:?}") };
+    assert!(reason.starts_with(&carol.user().to_string()), "{reason}");
+    joined(&bob, 1).await;
+    assert_eq!(alice.group_with_id(&group).members().unwrap().len(), 2);
+    // Nothing of the invitation is left.
+    world.admin.execute("SELECT operator.set_group_limit('max_members', 3)", &[]).await.unwrap();
+    receive(&alice).await;
+    assert_eq!(alice.group_with_id(&group).members().unwrap().len(), 2);
+    assert_eq!(alice.group_with_id(&group).invite(carol.user()).await.unwrap().members, 1);
+    joined(&carol, 1).await;
+}
+
+#[tokio::test]
 async fn what_somebody_proposed_is_committed_though_nobody_says_anything() {
     let world = World::builder().pushing().start().await;
     let ([alice, bob, carol], group) = group_of_three(&world).await;
