@@ -107,7 +107,6 @@ async fn a_deposit_is_as_large_as_the_operator_allows_and_no_less_than_clients_l
         let hint = refused.hint().expect("the operator is told why");
         assert!(hint.starts_with("Clients send letters of up to 16384 bytes, "), "{wrong}: {hint}");
     }
-    world.close();
 }
 
 /// The refusals of addresses tell nothing to somebody who tries them: not which exist, and of those that
