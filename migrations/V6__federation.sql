@@ -254,7 +254,7 @@ COMMENT ON COLUMN federation.outgoing_lanes.instance_start IS
     'Number before the first one of this instance: the other homeserver is told numbers less this one. Changes with instance';
 COMMENT ON COLUMN federation.outgoing_lanes.next_number IS 'Number of the next delivery. Grows';
 COMMENT ON COLUMN federation.outgoing_lanes.settled_id IS
-    'Id of the last delivery that the other homeserver took in this instance; null: none. Changes with each';
+    'Id of the last delivery that the other homeserver took in this instance, or of the empty one that went in its place; null: none. Changes with each';
 COMMENT ON COLUMN federation.outgoing_lanes.waiting IS 'Number of deliveries that wait. Changes';
 COMMENT ON COLUMN federation.outgoing_lanes.waiting_bytes IS 'Bytes of the deliveries that wait, sealed. Changes';
 COMMENT ON COLUMN federation.outgoing_lanes.aside_bytes IS 'Bytes of the deliveries that were set aside, sealed. Changes';
