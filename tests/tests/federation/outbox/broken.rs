@@ -234,3 +234,95 @@ async fn breaks_count_on_own_connections_only_and_anew_after_an_attempt_that_fai
     world.admin.batch_execute("ROLLBACK").await.unwrap();
     world.close();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pause_of_what_breaks_connections_is_five_minutes_or_retry_seconds_at_most() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'b.example'", 1, "good").await;
+    for (retry_seconds, breaks, least, most) in [
+        (1, 0, 0.5, 1.0),
+        (1, 50, 0.5, 1.0),
+        (300, 0, 2.0, 4.0),
+        (300, 50, 150.0, 300.0),
+        (86_400, 50, 150.0, 300.0),
+    ] {
+        let broken = format!(
+            "SELECT operator.set_federation_limit('retry_seconds', {retry_seconds});
+             UPDATE federation.due
+                SET holder = {HOLDER}, breaks = {breaks}, broken_since = CASE WHEN {breaks} > 0 THEN now() END;
+             SELECT federation.note_break('b.example', 0::smallint, {HOLDER}, NULL, true)"
+        );
+        world.admin.batch_execute(&broken).await.unwrap();
+        let pause: f64 =
+            world.value("SELECT extract(epoch FROM due - now())::float8 FROM federation.due").await;
+        assert!((least..=most).contains(&pause), "{pause} s with {retry_seconds} after {breaks}");
+        // It is not taken for one of a clock that is wrong.
+        world.admin.execute("SELECT federation.find_due()", &[]).await.unwrap();
+        assert!(world.value::<bool>("SELECT due > now() FROM federation.due").await);
+    }
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+/// It takes nothing, answers what changes nothing, and ends all other connections, or refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_ends_no_lanes_pause_by_an_answer_in_another_one_and_grows_no_younger() {
+    let world = World::start().await;
+    let pauses = async || -> Vec<bool> {
+        world.value("SELECT array_agg(due > now() ORDER BY lane) FROM federation.due").await
+    };
+    for (counts, ends) in [
+        (
+            "breaks = 2, broken_since = now()",
+            format!("federation.note_break('evil.example', 0::smallint, {HOLDER}, NULL, true)"),
+        ),
+        ("refusals = 2", format!("federation.note_refusal('evil.example', 0::smallint, {HOLDER})")),
+    ] {
+        world.admin.batch_execute("BEGIN").await.unwrap();
+        make_due(&world, "'evil.example'", 1, "stranger").await;
+        let lanes = format!(
+            "INSERT INTO federation.due (domain, lane, family, standing, due)
+             SELECT d.domain, 1, d.family, d.standing, d.due FROM federation.due d;
+             UPDATE federation.due SET {counts}, due = now() + interval '4 minutes';
+             UPDATE federation.due SET holder = {HOLDER} WHERE lane = 0;
+             INSERT INTO federation.attempts (domain, state, reason, failures, next_try)
+             VALUES ('evil.example', 'failing', 'silent', 5, now() - interval '1 second')"
+        );
+        world.admin.batch_execute(&lanes).await.unwrap();
+        world.admin.execute(&format!("SELECT {ends}"), &[]).await.unwrap();
+        assert_eq!(pauses().await, [true, true], "{ends}");
+        let failures = "SELECT coalesce(max(failures), 0) FROM federation.attempts";
+        assert_eq!(world.value::<i32>(failures).await, 5, "it took nothing: {ends}");
+        for call in ["heard", "recover", "heard"] {
+            world.admin.execute(&format!("SELECT federation.{call}('evil.example')"), &[]).await.unwrap();
+            assert_eq!(pauses().await, [true, true], "{call} after {ends}");
+        }
+        world.admin.execute("SELECT operator.retry_now('evil.example')", &[]).await.unwrap();
+        assert_eq!(pauses().await, [false, false], "the operator may");
+        world.admin.batch_execute("ROLLBACK").await.unwrap();
+    }
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_more_often_a_stranger_failed_the_longer_is_the_pause_after_a_break() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'evil.example'", 1, "stranger").await;
+    for (failures, least) in [(0, 2.0), (3, 16.0), (30, 150.0)] {
+        let broken = format!(
+            "DELETE FROM federation.attempts;
+             INSERT INTO federation.attempts (domain, state, reason, failures, next_try)
+             VALUES ('evil.example', 'failing', 'silent', {failures}, now());
+             UPDATE federation.due SET holder = {HOLDER}, breaks = 0, broken_since = NULL;
+             SELECT federation.note_break('evil.example', 0::smallint, {HOLDER}, NULL, true)"
+        );
+        world.admin.batch_execute(&broken).await.unwrap();
+        let pause: f64 =
+            world.value("SELECT extract(epoch FROM due - now())::float8 FROM federation.due").await;
+        assert!((least..=2.0 * least).contains(&pause), "{pause} s after {failures}");
+    }
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
