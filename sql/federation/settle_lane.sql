@@ -3,7 +3,8 @@
 --   domain, lane, holder, instance: of the attempt
 --   last, last_id: number in this instance of the last delivery that was answered, and the id under which it was sent: an
 --     empty one has another id than the delivery in whose place it went
---   refused, reasons: ids of those among them that were refused, which are set aside, and why
+--   refused, reasons: ids of those among them that were refused, which are set aside, and why. One that was set aside before for
+--     another reason than that it breaks its connections keeps that one when a connection breaks under it: it may be a bad moment
 --   gone_groups, gone_addresses: digests of addresses that are gone, and of their groups (32 bytes each)
 --   taken_groups: digests of the groups of those that were delivered
 --   is_taken: whether it took one at least
@@ -34,7 +35,9 @@ BEGIN
     IF settle_lane.refused <> '{}' THEN
         WITH aside AS (
             INSERT INTO federation.set_aside (id, domain, lane, number, sealed, reason, day, retried)
-            SELECT o.id, o.domain, o.lane, o.number, o.sealed, r.reason, today, o.retried
+            SELECT o.id, o.domain, o.lane, o.number, o.sealed,
+                   CASE WHEN r.reason = 'breaks the connection' THEN coalesce(o.reason, r.reason) ELSE r.reason END, today,
+                   o.retried
               FROM unnest(settle_lane.refused, settle_lane.reasons) AS r (id, reason)
               JOIN federation.outbox o ON o.id = r.id
              WHERE o.domain = settle_lane.domain AND o.lane = settle_lane.lane AND o.number <= settled.last
