@@ -326,3 +326,36 @@ async fn the_more_often_a_stranger_failed_the_longer_is_the_pause_after_a_break(
     world.admin.batch_execute("ROLLBACK").await.unwrap();
     world.close();
 }
+
+/// Halving takes a request and a question for each step: where connections break late there is no time for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_attempt_that_failed_those_that_go_apart_come_one_by_one() {
+    let world = World::start().await;
+    for (standing, apart_to, expected) in [
+        ("good", 3, 3),
+        ("slow", 3, 3),
+        ("failing", 3, 1),
+        ("failing", 1, 1),
+        // Nothing broke under these.
+        ("failing", 0, 3),
+        ("stranger", 2, 1),
+        ("stranger", 0, 3),
+    ] {
+        world.admin.batch_execute("BEGIN").await.unwrap();
+        make_due(&world, "'b.example'", 1, standing).await;
+        let more = format!(
+            "INSERT INTO federation.outbox (id, domain, lane, number, sealed, day)
+             SELECT uuid_send(gen_random_uuid()), o.domain, o.lane, n.number, o.sealed, o.day
+               FROM federation.outbox o, (VALUES (2), (3)) AS n (number);
+             UPDATE federation.outgoing_lanes SET waiting = 3, waiting_bytes = 27, next_number = 4;
+             UPDATE federation.due SET apart_to = {apart_to}"
+        );
+        world.admin.batch_execute(&more).await.unwrap();
+        let claim = format!(
+            "SELECT cardinality(ids) FROM federation.claim_lane('{standing}', {HOLDER}, 10, 64, 786432, '', '{{}}')"
+        );
+        assert_eq!(world.value::<i32>(&claim).await, expected, "{standing}, apart up to {apart_to}");
+        world.admin.batch_execute("ROLLBACK").await.unwrap();
+    }
+    world.close();
+}
