@@ -254,7 +254,7 @@ COMMENT ON COLUMN federation.outgoing_lanes.instance_start IS
     'Number before the first one of this instance: the other homeserver is told numbers less this one. Changes with instance';
 COMMENT ON COLUMN federation.outgoing_lanes.next_number IS 'Number of the next delivery. Grows';
 COMMENT ON COLUMN federation.outgoing_lanes.settled_id IS
-    'Id of the last delivery that the other homeserver took in this instance; null: none. Changes with each';
+    'Id of the last delivery that the other homeserver took in this instance, or of the empty one that went in its place; null: none. Changes with each';
 COMMENT ON COLUMN federation.outgoing_lanes.waiting IS 'Number of deliveries that wait. Changes';
 COMMENT ON COLUMN federation.outgoing_lanes.waiting_bytes IS 'Bytes of the deliveries that wait, sealed. Changes';
 COMMENT ON COLUMN federation.outgoing_lanes.aside_bytes IS 'Bytes of the deliveries that were set aside, sealed. Changes';
@@ -287,6 +287,7 @@ CREATE TABLE federation.outbox (
     sealed bytea NOT NULL,
     day date NOT NULL,
     retried smallint NOT NULL DEFAULT 0 CHECK (retried >= 0),
+    reason text CHECK (octet_length(reason) <= 200),
     UNIQUE (domain, lane, number)
 ) WITH (
     -- All that is inserted is deleted soon, so dead rows tell when to vacuum, not inserts.
@@ -310,6 +311,8 @@ COMMENT ON COLUMN federation.outbox.sealed IS
 COMMENT ON COLUMN federation.outbox.day IS 'Day (UTC) on which it was accepted. Never changes';
 COMMENT ON COLUMN federation.outbox.retried IS
     'How often it was set aside as refused, and put in again by a server: such a one is refused once. Never changes';
+COMMENT ON COLUMN federation.outbox.reason IS
+    'Reason for which it was set aside before a server put it in again, which a connection that breaks does not change; null: no server did. Never changes';
 CREATE TRIGGER outbox_is_sealed BEFORE INSERT OR UPDATE OF sealed ON federation.outbox
     FOR EACH ROW EXECUTE FUNCTION operator.check_seal('sealed', 'outbox', 'id');
 ALTER TABLE federation.outbox ENABLE ALWAYS TRIGGER outbox_is_sealed;

@@ -15,7 +15,8 @@
 -- since one broke under the first one, or others that were on it, or the first one is retried, and is_last_break: whether that
 -- one is set aside if its own connection breaks once more, which is its fifth break at least and ten minutes after the first;
 -- none: nothing is due, with family: the last one that was looked at, where there are many. A delivery that was refused, or
--- broke a connection of its own, comes alone, also on a later day.
+-- broke a connection of its own, comes alone, also on a later day; and so does the first of those that go on connections of
+-- their own while their domain failed, or never took anything: where connections break late, an attempt ends before halving does.
 -- Called by each server process, when a message was accepted and each second.
 CREATE OR REPLACE FUNCTION federation.claim_lane(
     standing text, holder bytea, seconds integer, most integer, most_bytes bigint, after text, busy text[],
@@ -37,6 +38,7 @@ DECLARE
     here record;
     first_one bigint;
     is_retried boolean;
+    is_alone boolean;
 BEGIN
     outcome := 'none';
     family := after;
@@ -98,6 +100,11 @@ BEGIN
                     WHERE o.domain = claim_lane.domain AND o.lane <> claim_lane.lane AND o.due < leased_until
                       FOR UPDATE SKIP LOCKED);
         END IF;
+        is_alone := here.refusals > 0 OR here.breaks > 0
+            OR claim_lane.standing IN ('failing', 'stranger')
+               AND here.apart_to >= (SELECT min(q.number)
+                                       FROM federation.outbox q
+                                      WHERE q.domain = claim_lane.domain AND q.lane = claim_lane.lane);
         SELECT l.instance, b.first, b.first - l.instance_start, l.settled_id, b.ids, b.sealed, b.is_retried
           INTO instance, first_one, first, before, ids, sealed, is_retried
           FROM federation.outgoing_lanes l,
@@ -112,7 +119,7 @@ BEGIN
                                           FROM federation.outbox q
                                          WHERE q.domain = claim_lane.domain AND q.lane = claim_lane.lane
                                          ORDER BY q.number
-                                         LIMIT CASE WHEN here.refusals > 0 OR here.breaks > 0 THEN 1 ELSE most END) n) o
+                                         LIMIT CASE WHEN is_alone THEN 1 ELSE most END) n) o
                          WHERE o.bytes <= most_bytes AND o.retried_ones = 0 OR o.place = 1) b
          WHERE l.domain = claim_lane.domain AND l.lane = claim_lane.lane;
         IF ids IS NOT NULL THEN

@@ -7,8 +7,8 @@
 --     instance
 --
 -- Returns settled: it took what waits up to that delivery, which leaves the outbox; same: this server knows the same, so
--- the attempt was an old one; renewed: one of the two databases was restored, and the numbering begins anew; outdated: it
--- did so meanwhile.
+-- the attempt was an old one; renewed: one of the two databases was restored, or an empty delivery went in the place of one
+-- and was not settled, and the numbering begins anew; outdated: it did so meanwhile.
 -- Called by the server process that made the attempt.
 CREATE OR REPLACE FUNCTION federation.compare_lane(
     domain text, lane smallint, holder bytea, instance bytea, first bigint, last bigint, last_id bytea,

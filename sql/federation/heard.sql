@@ -1,7 +1,8 @@
 -- federation.heard: notes that a request of another domain's homeserver came: what waits for it is due, whatever the
--- time of the next attempt is, and the pauses between attempts begin anew, at seconds: it may have called before its own door
--- was open. Whether it answers, too, shows then: one that only asks has no more places than before. However often it
--- calls, that happens once, and again after so many failures that the pauses have grown for about a minute.
+-- time of the next attempt is, but for lanes whose first delivery it refuses, or that breaks its connections; and the pauses
+-- between attempts begin anew, at seconds: it may have called before its own door was open. Whether it answers, too, shows
+-- then: one that only asks has no more places than before. However often it calls, that happens once, and again after so many
+-- failures that the pauses have grown for about a minute.
 --
 --   domain: another domain than the home domain, by whose key the request is signed
 --
@@ -32,6 +33,7 @@ BEGIN
                SELECT o.domain, o.lane
                  FROM federation.due o
                 WHERE o.domain = heard.domain AND o.standing IN ('failing', 'stranger') AND o.due > now()
+                  AND o.refusals = 0 AND o.breaks = 0
                   AND NOT EXISTS (SELECT FROM federation.due h WHERE h.domain = heard.domain AND h.holder IS NOT NULL)
                   FOR UPDATE SKIP LOCKED);
     END IF;

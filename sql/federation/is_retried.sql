@@ -1,6 +1,7 @@
 -- federation.is_retried: tells whether a server tries a delivery that was set aside again by itself: one that was refused, on
 -- each later day, as often as it would have waited days; one that was too large after a day, two, four and so on, for as long:
--- its homeserver said so in its own words, and each attempt costs tokens; and in the same way one that breaks its connections.
+-- its homeserver said so in its own words, and each attempt costs tokens; and in the same way one that breaks its connections,
+-- unless that happened when it was tried again (federation.settle_lane).
 --
 --   reason, day, retried: as in federation.set_aside
 --

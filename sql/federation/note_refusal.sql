@@ -1,6 +1,7 @@
 -- federation.note_refusal: ends an attempt at a lane whose first delivery its homeserver refused while it answered
 -- others: it takes deliveries, so only this lane waits, for a random time within twice the seconds of the refusal
--- before, up to retry_seconds.
+-- before, up to retry_seconds. Of a domain that never took anything no other lane is due earlier, and its failures still count:
+-- an answer costs it nothing.
 --
 --   domain, lane, holder: of the attempt
 --
@@ -10,9 +11,11 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     longest CONSTANT integer := (SELECT s.retry_seconds FROM federation.settings s);
 BEGIN
-    IF EXISTS (SELECT FROM federation.due d
-                WHERE d.domain = note_refusal.domain AND d.lane = note_refusal.lane AND d.standing IN ('failing', 'stranger'))
-       OR EXISTS (SELECT FROM federation.attempts a WHERE a.domain = note_refusal.domain AND a.state <> 'slow') THEN
+    IF federation.standing(note_refusal.domain) <> 'stranger'
+       AND (EXISTS (SELECT FROM federation.due d
+                     WHERE d.domain = note_refusal.domain AND d.lane = note_refusal.lane
+                       AND d.standing IN ('failing', 'stranger'))
+            OR EXISTS (SELECT FROM federation.attempts a WHERE a.domain = note_refusal.domain AND a.state <> 'slow')) THEN
         PERFORM federation.recover(note_refusal.domain);
     END IF;
     UPDATE federation.due d

@@ -27,11 +27,11 @@ BEGIN
                            AND (NOT is_own OR federation.is_retried(o.reason, o.day, o.retried))
                          ORDER BY o.number
                          LIMIT put_back.most)
-        RETURNING s.id, s.number, s.sealed, s.retried
+        RETURNING s.id, s.number, s.sealed, s.retried, s.reason
     ), numbered AS (
-        INSERT INTO federation.outbox (id, domain, lane, number, sealed, day, retried)
+        INSERT INTO federation.outbox (id, domain, lane, number, sealed, day, retried, reason)
         SELECT a.id, put_back.domain, put_back.lane, next_one - 1 + row_number() OVER (ORDER BY a.number), a.sealed, today,
-               CASE WHEN is_own THEN a.retried + 1 ELSE 0 END
+               CASE WHEN is_own THEN a.retried + 1 ELSE 0 END, CASE WHEN is_own THEN a.reason END
           FROM again a
         RETURNING octet_length(sealed) AS bytes
     )

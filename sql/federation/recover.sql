@@ -1,4 +1,5 @@
--- federation.recover: gives a domain that took deliveries good standing: all its lanes are due, if it failed before.
+-- federation.recover: gives a domain that took deliveries good standing: all its lanes are due, if it failed before, but for
+-- those whose first delivery it refuses, or that breaks its connections: each has a pause of its own, which no other lane ends.
 --
 --   domain: another domain than the home domain
 --
@@ -10,7 +11,7 @@ BEGIN
     DELETE FROM federation.attempts a WHERE a.domain = recover.domain;
     -- Rows that others have at this moment follow by themselves.
     UPDATE federation.due d
-       SET due = CASE WHEN d.holder IS NULL AND d.standing <> 'slow' THEN now() ELSE d.due END,
+       SET due = CASE WHEN d.holder IS NULL AND d.standing <> 'slow' AND d.refusals = 0 AND d.breaks = 0 THEN now() ELSE d.due END,
            standing = federation.standing(recover.domain)
      WHERE (d.domain, d.lane) IN (
            SELECT o.domain, o.lane

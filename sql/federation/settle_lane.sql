@@ -1,8 +1,10 @@
 -- federation.settle_lane: ends an attempt that another homeserver answered: what it took leaves the outbox.
 --
 --   domain, lane, holder, instance: of the attempt
---   last: number in this instance of the last delivery that was answered
---   refused, reasons: ids of those among them that were refused, which are set aside, and why
+--   last, last_id: number in this instance of the last delivery that was answered, and the id under which it was sent: an
+--     empty one has another id than the delivery in whose place it went
+--   refused, reasons: ids of those among them that were refused, which are set aside, and why. One that was set aside before for
+--     another reason than that it breaks its connections keeps that one when a connection breaks under it: it may be a bad moment
 --   gone_groups, gone_addresses: digests of addresses that are gone, and of their groups (32 bytes each)
 --   taken_groups: digests of the groups of those that were delivered
 --   is_taken: whether it took one at least
@@ -12,14 +14,13 @@
 -- (federation.note_taken); outdated: the numbering began anew meanwhile, and nothing changes.
 -- Called by the server process that made the attempt.
 CREATE OR REPLACE FUNCTION federation.settle_lane(
-    domain text, lane smallint, holder bytea, instance bytea, last bigint, refused bytea[], reasons text[],
+    domain text, lane smallint, holder bytea, instance bytea, last bigint, last_id bytea, refused bytea[], reasons text[],
     gone_groups bytea[], gone_addresses bytea[], taken_groups bytea[], is_taken boolean, is_slow boolean,
     OUT outcome federation.settle_lane_outcome, OUT reported bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     today CONSTANT date := operator.today();
     settled record;
-    last_one bytea;
     put_aside bigint;
 BEGIN
     SELECT l.instance_start + settle_lane.last AS last, l.is_stranger INTO settled
@@ -34,7 +35,9 @@ BEGIN
     IF settle_lane.refused <> '{}' THEN
         WITH aside AS (
             INSERT INTO federation.set_aside (id, domain, lane, number, sealed, reason, day, retried)
-            SELECT o.id, o.domain, o.lane, o.number, o.sealed, r.reason, today, o.retried
+            SELECT o.id, o.domain, o.lane, o.number, o.sealed,
+                   CASE WHEN r.reason = 'breaks the connection' THEN coalesce(o.reason, r.reason) ELSE r.reason END, today,
+                   o.retried
               FROM unnest(settle_lane.refused, settle_lane.reasons) AS r (id, reason)
               JOIN federation.outbox o ON o.id = r.id
              WHERE o.domain = settle_lane.domain AND o.lane = settle_lane.lane AND o.number <= settled.last
@@ -47,13 +50,11 @@ BEGIN
         PERFORM federation.count_bytes(settle_lane.domain, put_aside);
     END IF;
     -- Another attempt may have settled them.
-    SELECT o.id INTO last_one
-      FROM federation.outbox o
-     WHERE o.domain = settle_lane.domain AND o.lane = settle_lane.lane AND o.number = settled.last;
-    IF FOUND THEN
+    IF EXISTS (SELECT FROM federation.outbox o
+                WHERE o.domain = settle_lane.domain AND o.lane = settle_lane.lane AND o.number = settled.last) THEN
         PERFORM federation.take_from_lane(settle_lane.domain, settle_lane.lane, settled.last);
         UPDATE federation.outgoing_lanes l
-           SET settled_id = last_one, is_stranger = l.is_stranger AND NOT is_taken
+           SET settled_id = settle_lane.last_id, is_stranger = l.is_stranger AND NOT is_taken
          WHERE l.domain = settle_lane.domain AND l.lane = settle_lane.lane;
         IF is_taken THEN
             PERFORM federation.note_success(settle_lane.domain);

@@ -202,7 +202,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
                         CASE WHEN n.waiting > 0
                              THEN format('deliveries to %s wait, some since %s days', n.waiting, c.today - n.oldest) END,
                         CASE WHEN n.out_of_tokens > 0 THEN format('%s give no more tokens', n.out_of_tokens) END,
-                        CASE WHEN n.refused > 0 THEN format('%s deliveries are refused', n.refused) END,
+                        CASE WHEN n.refused > 0 THEN format('%s deliveries are refused, or break their connections', n.refused) END,
                         CASE WHEN n.set_aside > 0 THEN format('%s deliveries were set aside', n.set_aside) END) END,
                concat_ws('; ', 'operator.neighbours() tells of each',
                    CASE WHEN n.out_of_tokens > 0 THEN 'ask their operators for a larger allowance' END,

@@ -20,6 +20,7 @@ use tokio::{
 };
 use tokio_postgres::Client;
 
+use super::say::say;
 use crate::{
     config::ConnectionString,
     database::{DatabaseError, Way, connect_as_superuser, without_password},
@@ -156,7 +157,7 @@ impl Progress {
             self.told = Instant::now();
             let size = self.grows.as_ref().map(|dir| format!(", {}", size_in_words(size(dir))));
             let size = size.unwrap_or_default();
-            println!("postern: {}: {} of {}{size}", self.what, self.done.min(self.total), self.total);
+            say(format!("{}: {} of {}{size}", self.what, self.done.min(self.total), self.total));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: `postern serve` and the other commands, one file or folder each. Other files are for several of them:
 //! `private_cluster` starts and stops PostgreSQL for a command, `user` loads its configuration as the right system user,
-//! `certificate` looks at the server's certificate, `manifest`, `dump` and `roles` are the parts of a backup.
+//! `certificate` looks at the server's certificate, `manifest`, `dump` and `roles` are the parts of a backup, `say` prints what is
+//! to end no work.
 
 mod backup;
 mod certificate;
@@ -18,6 +19,7 @@ mod registration;
 mod restore;
 mod roles;
 mod root;
+mod say;
 mod serve;
 mod setup;
 mod sources;

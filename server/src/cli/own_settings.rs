@@ -6,6 +6,7 @@ use postern_cluster::TakenOver;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
+use super::say::say;
 use crate::database::DatabaseError;
 
 /// The setting that a cluster without standbys cannot have: each commit would wait for them.
@@ -51,19 +52,19 @@ pub fn tell(settings: Option<&OwnSettings>, taken: Option<&TakenOver>) {
     let Some(taken) = taken else {
         let names = settings.map(OwnSettings::names).unwrap_or_default();
         let set = if names.is_empty() { names } else { format!(" The backup's cluster had set {names}.") };
-        println!(
-            "postern: settings of the whole PostgreSQL (ALTER SYSTEM, postgresql.conf) are yours to make, a restore makes none.{set}"
-        );
+        say(format!(
+            "settings of the whole PostgreSQL (ALTER SYSTEM, postgresql.conf) are yours to make, a restore makes none.{set}"
+        ));
         return;
     };
     if let Some(standbys) = settings.and_then(OwnSettings::standbys) {
-        println!(
-            "postern: left out: the setting {STANDBYS} = {standbys:?} of the backup's private cluster: each commit would wait for standbys, which this one does not have yet. Make it again once they follow"
-        );
+        say(format!(
+            "left out: the setting {STANDBYS} = {standbys:?} of the backup's private cluster: each commit would wait for standbys, which this one does not have yet. Make it again once they follow"
+        ));
     }
     if settings.is_none() && matches!(taken, TakenOver::Nothing) {
-        println!(
-            "postern: settings of the PostgreSQL that was backed up (ALTER SYSTEM, postgresql.conf) are not in the backup: make those again that this one needs"
+        say(
+            "settings of the PostgreSQL that was backed up (ALTER SYSTEM, postgresql.conf) are not in the backup: make those again that this one needs",
         );
     }
     tell_taken(taken);
@@ -74,13 +75,13 @@ pub fn tell(settings: Option<&OwnSettings>, taken: Option<&TakenOver>) {
 pub fn tell_taken(taken: &TakenOver) {
     match taken {
         TakenOver::Nothing => {}
-        TakenOver::All { names } => println!(
-            "postern: settings of the private cluster (ALTER SYSTEM) were taken over as they were: {names}. Look at them before the server starts: sizes fitted another machine, places and commands may be another's, and WAL of this cluster goes into a directory of its own, with a new base backup"
-        ),
-        TakenOver::Refused { names, file, error } => println!(
-            "postern: left out: the settings of the private cluster (ALTER SYSTEM), with which PostgreSQL does not start here: {names}. They are in {}: make those again that fit this machine; if that is for another reason (a full disk), put them back. {error:#}",
+        TakenOver::All { names } => say(format!(
+            "settings of the private cluster (ALTER SYSTEM) were taken over as they were: {names}. Look at them before the server starts: sizes fitted another machine, places and commands may be another's, and WAL of this cluster goes into a directory of its own, with a new base backup"
+        )),
+        TakenOver::Refused { names, file, error } => say(format!(
+            "left out: the settings of the private cluster (ALTER SYSTEM), with which PostgreSQL does not start here: {names}. They are in {}: make those again that fit this machine; if that is for another reason (a full disk), put them back. {error:#}",
             file.display()
-        ),
+        )),
     }
 }
 

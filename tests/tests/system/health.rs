@@ -186,6 +186,16 @@ async fn health_says_what_is_wrong_of_each_item() {
             "1 deliveries were set aside",
         ),
         (
+            "neighbours",
+            "INSERT INTO federation.outgoing_lanes
+                    (domain, lane, instance, is_stranger, last_used, waiting, next_number)
+             VALUES ('b.example', 0, decode(repeat('01', 16), 'hex'), true, current_date, 1, 2);
+             INSERT INTO federation.due (domain, lane, family, standing, due, breaks, broken_since)
+             VALUES ('b.example', 0, 'b.example', 'stranger', now() + interval '1 minute', 1, now())",
+            "warning",
+            "1 deliveries are refused, or break their connections",
+        ),
+        (
             "generation",
             "UPDATE operator.generation SET origin = regexp_replace(origin, '/[0-9A-F]{8}/', '/99999999/')",
             "problem",

@@ -10,6 +10,7 @@ use crate::{
     cli::{
         dump::{Program, Progress},
         manifest::{DATABASE, Manifest},
+        say::say,
     },
     config::ConnectionString,
     database::DatabaseError,
@@ -45,7 +46,7 @@ pub(super) async fn fill(
     roles::drop_absent(client, &absent).await?;
     restored?;
 
-    println!("postern: gathering statistics");
+    say("gathering statistics");
     run("cannot gather statistics", "ANALYZE").await?;
     left_out.extend(manifest.roles.make_rights(client).await);
     // The database is whole with this, and of a generation of before until another begins.

@@ -25,7 +25,7 @@ use self::{
     fitting::expect_fitting,
     work::{Failure, Restored, Work},
 };
-use super::{backup, migrate::admin_url, own_settings, private_cluster, setup, user::load};
+use super::{backup, migrate::admin_url, own_settings, private_cluster, say::say, setup, user::load};
 use crate::{config::Settings, keys::master_keys::Sources, telemetry};
 
 const PURPOSE: &str = "postern restore";
@@ -55,7 +55,7 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
     let mut config = load(&restore.settings)?;
     telemetry::start_logging(&config.log)?;
     let jobs = backup::jobs(restore.jobs);
-    println!("postern: verifying the backup");
+    say("verifying the backup");
     let (dir, manifest) = backup::verify(restore.dir).await?;
     let least = expect_fitting(&manifest, &config, restore.at_least)?;
     private_cluster::expect_place_for_restore(&config)?;
@@ -68,7 +68,7 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
     let work = Work { dir: &dir, manifest: &manifest, jobs, least };
     let mut done = work.restore_into(admin_url(&config), goes_on, cluster.as_ref()).await;
     if matches!(done, Err(Failure::Part)) {
-        println!("postern: removing what an interrupted restore left");
+        say("removing what an interrupted restore left");
         // The whole cluster, with what the dump has of the operator's own.
         if let Some(cluster) = cluster.take() {
             spawn_blocking(move || cluster.remove()).await??;
@@ -104,7 +104,7 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
         Err(Failure::Whole(error)) => {
             match stopped {
                 Ok(taken) => own_settings::tell(manifest.settings.as_ref(), taken.as_ref()),
-                Err(stopped) => println!("postern: {stopped:#}"),
+                Err(stopped) => say(format!("{stopped:#}")),
             }
             return Err(error.context(
                 "everything was restored, and another generation began; only the last step failed: run `postern migrate` and `postern check`",
@@ -112,14 +112,14 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
         }
     };
     for what in left_out {
-        println!("postern: left out: {what}");
+        say(format!("left out: {what}"));
     }
-    println!("postern: restored: {}", backup::describe(&manifest));
-    println!(
-        "postern: what came since is lost. Clients learn of it with their next request and fetch new tokens, since spent ones cannot be told from others; operate/back-up.md of the documentation says what else to look at"
+    say(format!("restored: {}", backup::describe(&manifest)));
+    say(
+        "what came since is lost. Clients learn of it with their next request and fetch new tokens, since spent ones cannot be told from others; operate/back-up.md of the documentation says what else to look at",
     );
     if !without_password.is_empty() {
-        println!("postern: a backup has no passwords: set those of {}", without_password.join(", "));
+        say(format!("a backup has no passwords: set those of {}", without_password.join(", ")));
     }
     own_settings::tell(manifest.settings.as_ref(), stopped?.as_ref());
     Ok(())

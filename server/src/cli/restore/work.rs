@@ -14,7 +14,7 @@ use super::{
     target::{Left, expect_alone, expect_place, mark, mark_beginning, remove},
 };
 use crate::{
-    cli::{dump::connect, interruption::unless_interrupted, manifest::Manifest},
+    cli::{dump::connect, interruption::unless_interrupted, manifest::Manifest, say::say},
     config::ConnectionString,
     database::{DatabaseError, generation::BEGUN, migrate},
 };
@@ -71,13 +71,13 @@ impl Work<'_> {
         let (url, client, left) = prepared.await.map_err(Failure::Untouched)?;
         let mut left_out = match left {
             Left::Whole { of, begun } => {
-                println!("postern: everything was restored by an interrupted restore: doing its last steps");
+                say("everything was restored by an interrupted restore: doing its last steps");
                 self.finish(&client, &of, begun).await.map_err(Failure::Untouched)?;
                 Vec::new()
             }
             Left::Part if goes_on => return Err(Failure::Part),
             Left::Part => {
-                println!("postern: removing what an interrupted restore left");
+                say("removing what an interrupted restore left");
                 remove(&client).await.map_err(Failure::Remains)?;
                 self.restore_anew(&client, url).await?
             }
@@ -92,7 +92,7 @@ impl Work<'_> {
         }
         // From here on servers can come in, and nothing is removed.
         let opened = async {
-            println!("postern: {}", migrate::run(url, None).await?);
+            say(migrate::run(url, None).await?);
             mark(&client, None).await?;
             without_password(&client).await
         };
@@ -154,7 +154,7 @@ impl Work<'_> {
             run("COMMIT").await?;
             anyhow::Ok(row.get::<_, i64>(0))
         };
-        println!("postern: generation {} begins", begun.await?);
+        say(format!("generation {} begins", begun.await?));
         Ok(())
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use postern_api::{Error, Request};
 use postern_protocol::{
-    DeliveryId, LaneInstance,
+    DeliveryId,
     federation::{Deliveries, Delivery, NumberedDelivery},
+    problem::LastDelivery,
 };
 use tokio::time::{Instant, timeout};
 
@@ -34,7 +35,7 @@ const REQUESTS: usize = 16;
 /// Tokens of an attempt that the other homeserver says were spent before, at most.
 const SPENT: usize = 2;
 /// The reason for which a delivery is set aside that breaks its connections, as federation.is_retried has it.
-pub(super) const BROKEN: &str = "breaks the connection";
+const BROKEN: &str = "breaks the connection";
 
 /// Seconds within which a lane is tried again that found no place here.
 const NO_PLACE: i32 = 2;
@@ -151,7 +152,8 @@ impl Federation {
     /// others is found by halving, tried again from time to time, and set aside at last; one that is refused for its size,
     /// at once: a member of a group can send as many of those as they like, and no lane waits for them. One under which the
     /// connection breaks, as when a proxy likes its size or content so little that it does not even answer, is found in the
-    /// same way, on connections that nothing else is on.
+    /// same way, on connections that nothing else is on. What it took before, and whose answer was lost, is settled, whatever
+    /// becomes of it now.
     async fn deliver(&self, claim: &Claim) -> Result<(), AttemptError> {
         let started = Instant::now();
         let mut contents = claim.open(&self.home)?;
@@ -191,7 +193,9 @@ impl Federation {
                 Reception::Closed(reason) => return Err(AttemptError::Refused(reason)),
                 Reception::Refused(reason) => {
                     if !takes_others {
-                        self.expect_to_take(&neighbour, claim.lane).await?;
+                        if let Some(last) = self.expect_to_take(&neighbour, claim).await? {
+                            return self.compare(claim, last).await;
+                        }
                         takes_others = true;
                     }
                     let is_tried_again = contents.len() == 1 && reason != OVERSIZED && !claim.is_last_try;
@@ -201,7 +205,9 @@ impl Federation {
                 }
                 Reception::Broken => {
                     // It is asked each time: on a bad line, or while it is away, that breaks, too.
-                    self.expect_to_take(&neighbour, claim.lane).await?;
+                    if let Some(last) = self.expect_to_take(&neighbour, claim).await? {
+                        return self.compare(claim, last).await;
+                    }
                     takes_others = true;
                     if contents.len() == 1 && !claim.is_last_break {
                         return Err(AttemptError::Broken);
@@ -215,24 +221,29 @@ impl Federation {
         Err(AttemptError::Answer)
     }
 
-    /// Asks another homeserver that does not take deliveries whether it takes any: one with a number that cannot be the next
-    /// of its lane, which changes nothing.
+    /// Asks another homeserver that does not take these deliveries whether it takes any: one of their lane, with a number and
+    /// ids that cannot be the next ones, nor a repeat, which changes nothing. Returns the last one that it took, if it has some
+    /// of these.
     ///
     /// # Errors
     /// It takes none; those of an attempt.
-    async fn expect_to_take(&self, neighbour: &Neighbour, lane: i16) -> Result<(), AttemptError> {
+    async fn expect_to_take(
+        &self,
+        neighbour: &Neighbour,
+        claim: &Claim,
+    ) -> Result<Option<LastDelivery>, AttemptError> {
         let id = DeliveryId::new(rand::random());
         let deliveries = Deliveries {
-            lane: lane.unsigned_abs(),
-            instance: LaneInstance::new(rand::random()),
-            first: 2,
+            lane: claim.lane.unsigned_abs(),
+            instance: claim.instance,
+            first: claim.first + 1,
             before: Some(DeliveryId::new(rand::random())),
             deliveries: vec![NumberedDelivery { id, delivery: Delivery::empty() }],
         };
         let token = self.take_token(neighbour).await?;
         let answer = self.exchange(neighbour, Request::deliver(&deliveries).paid_with(token)).await?;
         match Reception::of(&answer, &[]) {
-            Reception::Gap(_) => Ok(()),
+            Reception::Gap(last) => Ok(claim.has(&last).then_some(last)),
             Reception::Refused(reason) | Reception::Closed(reason) => Err(AttemptError::Refused(reason)),
             _ => Err(AttemptError::Answer),
         }

@@ -5,6 +5,7 @@ use postern_protocol::{
     DeliveryId, LaneInstance,
     federation::{Deliveries, Delivery, NumberedDelivery},
     name::Domain,
+    problem::LastDelivery,
 };
 use tokio_postgres::Row;
 
@@ -34,6 +35,19 @@ pub(super) struct Content {
     pub(super) delivery: Delivery,
     /// The reason for which it is set aside, and an empty one sent in its place.
     pub(super) refused: Option<String>,
+}
+
+impl Content {
+    /// The id under which the delivery with this id in the outbox is sent. An empty one has another id than the one in whose
+    /// place it goes: so the other homeserver's word tells which of them it took, however an attempt ended.
+    pub(super) fn id(&self, id: &DeliveryId) -> DeliveryId {
+        if self.refused.is_some() { empty_id(id) } else { *id }
+    }
+}
+
+/// The id of the empty delivery that goes in the place of another one: the same each time, so that it is a repeat.
+fn empty_id(id: &DeliveryId) -> DeliveryId {
+    DeliveryId::new(id.as_bytes().map(|byte| !byte))
 }
 
 /// Leaves out deliveries that the other homeserver does not take: half of them, or the content of a single one, which is
@@ -72,6 +86,12 @@ impl Claim {
         i64::try_from(self.first).expect("it came as one")
     }
 
+    /// Whether the other homeserver took some of these deliveries, where this is the last one that it took: the answer was
+    /// lost. An empty one in the place of the first is none of them.
+    pub(super) fn has(&self, last: &LastDelivery) -> bool {
+        last.number >= self.first && last.id != self.ids.first().map(empty_id)
+    }
+
     /// Opens the deliveries. One that is damaged is set aside.
     ///
     /// # Errors
@@ -94,7 +114,7 @@ impl Claim {
     /// The request for these contents, which are the first ones of the claim.
     pub(super) fn deliveries(&self, contents: &[Content]) -> Deliveries {
         let numbered = |(id, content): (&DeliveryId, &Content)| NumberedDelivery {
-            id: *id,
+            id: content.id(id),
             delivery: content.delivery.clone(),
         };
         Deliveries {
@@ -124,5 +144,39 @@ mod tests {
         assert_eq!(sizes, [2, 1, 1]);
         assert_eq!(contents[0].delivery, Delivery::empty());
         assert_eq!(contents[0].refused.as_deref(), Some("too large"));
+    }
+
+    #[test]
+    fn an_empty_one_is_told_apart_from_the_delivery_in_whose_place_it_goes() {
+        let [id, next] = [DeliveryId::new([1; 16]), DeliveryId::new([2; 16])];
+        let claim = Claim {
+            holder: [0; 16],
+            domain: "b.example".parse().unwrap(),
+            lane: 3,
+            instance: LaneInstance::new([5; 16]),
+            first: 7,
+            before: None,
+            ids: vec![id, next],
+            sealed: Vec::new(),
+            is_last_try: true,
+            is_apart: false,
+            is_last_break: false,
+        };
+        let mut contents = vec![content(delivery(10))];
+        let sent = |contents: &[Content]| claim.deliveries(contents).deliveries[0].id;
+        assert_eq!(sent(&contents), id);
+        assert!(halve(&mut contents, "too large"));
+        let empty = sent(&contents);
+        assert_ne!(empty, id);
+        assert_eq!(sent(&contents), empty, "it is known when it comes again");
+        for (number, last, expected) in [
+            (0, None, false),
+            (6, Some(DeliveryId::new([6; 16])), false),
+            (7, Some(id), true),
+            (8, Some(next), true),
+            (7, Some(empty), false),
+        ] {
+            assert_eq!(claim.has(&LastDelivery { number, id: last }), expected, "{number}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use postern_protocol::{
 
 use super::{
     address_digest,
-    attempt::{AttemptError, BROKEN},
+    attempt::AttemptError,
     claim::{Claim, Content},
     reception::gone_addresses,
     sealed::digest_of_group,
@@ -44,15 +44,16 @@ impl Federation {
         received: &DeliveriesReceived,
         is_slow: bool,
     ) -> Result<(), AttemptError> {
-        let last = claim.sql_first() + i64::try_from(contents.len() - 1).expect("it is less than 64");
+        let place = contents.len() - 1;
+        let last = claim.sql_first() + i64::try_from(place).expect("it is less than 64");
+        let last_id = contents[place].id(&claim.ids[place]);
         let (mut refused, mut reasons) = (Vec::new(), Vec::new());
         let (mut groups, mut addresses, mut taken_groups) = (Vec::new(), Vec::new(), Vec::new());
         for ((content, outcome), id) in contents.iter().zip(&received.outcomes).zip(&claim.ids) {
             let is_malformed = outcome.state == DeliveryState::Malformed;
             let reason = content.refused.as_deref().or(is_malformed.then_some("malformed"));
-            // It has it: it was the answer under which the connections broke.
-            let is_there = outcome.state == DeliveryState::Repeated && reason == Some(BROKEN);
-            if let Some(reason) = reason.filter(|_| !is_there) {
+            // A repeat, too: an empty one has an id of its own, so it is that which the other homeserver has.
+            if let Some(reason) = reason {
                 refused.push(id.as_bytes().as_slice());
                 reasons.push(reason);
             }
@@ -76,13 +77,14 @@ impl Federation {
             .database
             .query_one(
                 "SELECT outcome, reported
-                   FROM federation.settle_lane($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                   FROM federation.settle_lane($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
                 &[
                     &claim.domain.as_str(),
                     &claim.lane,
                     &claim.holder.as_slice(),
                     &claim.instance.as_bytes().as_slice(),
                     &last,
+                    &last_id.as_bytes().as_slice(),
                     &refused,
                     &reasons,
                     &groups,

@@ -13,12 +13,12 @@ use postern_tests_kit::{Group, Weather, World, eventually};
 use super::{Talk, heard, make_due};
 
 /// Bytes of a body beyond which it is a large one here.
-const LARGE: usize = 40_000;
-const REASONS: &str = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
+pub(super) const LARGE: usize = 40_000;
+pub(super) const REASONS: &str = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
 
 impl Talk {
     /// Connections break under bodies of more bytes than these, or before the answers to them. Returns the number of these.
-    async fn breaking(&self, most: usize, answers_only: bool) -> Arc<AtomicUsize> {
+    pub(super) async fn breaking(&self, most: usize, answers_only: bool) -> Arc<AtomicUsize> {
         let authority = self.neighbours.authority.pem();
         let broken = self.neighbours.line(0, 1).narrow(&authority, most, answers_only);
         self.operate("retry_now('b.example')").await;
@@ -26,7 +26,7 @@ impl Talk {
     }
 
     /// A delivery breaks its own connection so often. Nobody waits for its next attempt.
-    async fn breaks(&self, times: i32) {
+    pub(super) async fn breaks(&self, times: i32) {
         eventually("it breaks its connection again and again", async || {
             self.hurry().await;
             let breaks = "SELECT coalesce(max(breaks), 0) FROM federation.due";
@@ -36,14 +36,14 @@ impl Talk {
     }
 
     /// What breaks its connection is due.
-    async fn hurry(&self) {
+    pub(super) async fn hurry(&self) {
         let hurry =
             "UPDATE federation.due SET due = now() WHERE breaks > 0 AND due > now() AND holder IS NULL";
         self.sender().admin.execute(hurry, &[]).await.unwrap();
     }
 
     /// Ten minutes have passed.
-    async fn age(&self) {
+    pub(super) async fn age(&self) {
         let age =
             "UPDATE federation.due SET broken_since = broken_since - interval '10 minutes' WHERE breaks > 0";
         assert_eq!(
@@ -54,7 +54,7 @@ impl Talk {
     }
 
     /// Servers try again by themselves what was set aside so many days ago.
-    async fn retry_after(&self, days: i32) {
+    pub(super) async fn retry_after(&self, days: i32) {
         let pass = format!("UPDATE federation.set_aside SET day = day - {days}");
         self.sender().admin.execute(&pass, &[]).await.unwrap();
         while self.sender().value::<bool>("SELECT federation.retry_refused()").await {}
@@ -158,14 +158,10 @@ async fn what_was_taken_though_connections_broke_before_the_answers_is_not_set_a
     talk.line(Weather::Cut);
     talk.say(vec![b'x'; 60_000]).await;
     talk.attempts_ended().await;
-    talk.breaking(LARGE, true).await;
-    talk.breaks(5).await;
-    talk.age().await;
-    eventually("the homeserver says that it has it", async || {
-        talk.hurry().await;
-        (talk.sender().count("federation.outbox").await == 0).then_some(())
-    })
-    .await;
+    let broken = talk.breaking(LARGE, true).await;
+    // The homeserver says that it has it, at the first break of a connection of its own.
+    talk.drained().await;
+    assert!(broken.load(Ordering::SeqCst) < 5, "nobody waits for ten minutes");
     assert_eq!(talk.sender().count("federation.set_aside").await, 0);
     talk.assert_heard("once").await;
     talk.neighbours.close();
@@ -236,5 +232,130 @@ async fn breaks_count_on_own_connections_only_and_anew_after_an_attempt_that_fai
     world.admin.batch_execute(next).await.unwrap();
     assert!(!claim(&world).await[0]);
     world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pause_of_what_breaks_connections_is_five_minutes_or_retry_seconds_at_most() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'b.example'", 1, "good").await;
+    for (retry_seconds, breaks, least, most) in [
+        (1, 0, 0.5, 1.0),
+        (1, 50, 0.5, 1.0),
+        (300, 0, 2.0, 4.0),
+        (300, 50, 150.0, 300.0),
+        (86_400, 50, 150.0, 300.0),
+    ] {
+        let broken = format!(
+            "SELECT operator.set_federation_limit('retry_seconds', {retry_seconds});
+             UPDATE federation.due
+                SET holder = {HOLDER}, breaks = {breaks}, broken_since = CASE WHEN {breaks} > 0 THEN now() END;
+             SELECT federation.note_break('b.example', 0::smallint, {HOLDER}, NULL, true)"
+        );
+        world.admin.batch_execute(&broken).await.unwrap();
+        let pause: f64 =
+            world.value("SELECT extract(epoch FROM due - now())::float8 FROM federation.due").await;
+        assert!((least..=most).contains(&pause), "{pause} s with {retry_seconds} after {breaks}");
+        // It is not taken for one of a clock that is wrong.
+        world.admin.execute("SELECT federation.find_due()", &[]).await.unwrap();
+        assert!(world.value::<bool>("SELECT due > now() FROM federation.due").await);
+    }
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+/// It takes nothing, answers what changes nothing, and ends all other connections, or refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_ends_no_lanes_pause_by_an_answer_in_another_one_and_grows_no_younger() {
+    let world = World::start().await;
+    let pauses = async || -> Vec<bool> {
+        world.value("SELECT array_agg(due > now() ORDER BY lane) FROM federation.due").await
+    };
+    for (counts, ends) in [
+        (
+            "breaks = 2, broken_since = now()",
+            format!("federation.note_break('evil.example', 0::smallint, {HOLDER}, NULL, true)"),
+        ),
+        ("refusals = 2", format!("federation.note_refusal('evil.example', 0::smallint, {HOLDER})")),
+    ] {
+        world.admin.batch_execute("BEGIN").await.unwrap();
+        make_due(&world, "'evil.example'", 1, "stranger").await;
+        let lanes = format!(
+            "INSERT INTO federation.due (domain, lane, family, standing, due)
+             SELECT d.domain, 1, d.family, d.standing, d.due FROM federation.due d;
+             UPDATE federation.due SET {counts}, due = now() + interval '4 minutes';
+             UPDATE federation.due SET holder = {HOLDER} WHERE lane = 0;
+             INSERT INTO federation.attempts (domain, state, reason, failures, next_try)
+             VALUES ('evil.example', 'failing', 'silent', 5, now() - interval '1 second')"
+        );
+        world.admin.batch_execute(&lanes).await.unwrap();
+        world.admin.execute(&format!("SELECT {ends}"), &[]).await.unwrap();
+        assert_eq!(pauses().await, [true, true], "{ends}");
+        let failures = "SELECT coalesce(max(failures), 0) FROM federation.attempts";
+        assert_eq!(world.value::<i32>(failures).await, 5, "it took nothing: {ends}");
+        for call in ["heard", "recover", "heard"] {
+            world.admin.execute(&format!("SELECT federation.{call}('evil.example')"), &[]).await.unwrap();
+            assert_eq!(pauses().await, [true, true], "{call} after {ends}");
+        }
+        world.admin.execute("SELECT operator.retry_now('evil.example')", &[]).await.unwrap();
+        assert_eq!(pauses().await, [false, false], "the operator may");
+        world.admin.batch_execute("ROLLBACK").await.unwrap();
+    }
+    world.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_more_often_a_stranger_failed_the_longer_is_the_pause_after_a_break() {
+    let world = World::start().await;
+    world.admin.batch_execute("BEGIN").await.unwrap();
+    make_due(&world, "'evil.example'", 1, "stranger").await;
+    for (failures, least) in [(0, 2.0), (3, 16.0), (30, 150.0)] {
+        let broken = format!(
+            "DELETE FROM federation.attempts;
+             INSERT INTO federation.attempts (domain, state, reason, failures, next_try)
+             VALUES ('evil.example', 'failing', 'silent', {failures}, now());
+             UPDATE federation.due SET holder = {HOLDER}, breaks = 0, broken_since = NULL;
+             SELECT federation.note_break('evil.example', 0::smallint, {HOLDER}, NULL, true)"
+        );
+        world.admin.batch_execute(&broken).await.unwrap();
+        let pause: f64 =
+            world.value("SELECT extract(epoch FROM due - now())::float8 FROM federation.due").await;
+        assert!((least..=2.0 * least).contains(&pause), "{pause} s after {failures}");
+    }
+    world.admin.batch_execute("ROLLBACK").await.unwrap();
+    world.close();
+}
+
+/// Halving takes a request and a question for each step: where connections break late there is no time for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_attempt_that_failed_those_that_go_apart_come_one_by_one() {
+    let world = World::start().await;
+    for (standing, apart_to, expected) in [
+        ("good", 3, 3),
+        ("slow", 3, 3),
+        ("failing", 3, 1),
+        ("failing", 1, 1),
+        // Nothing broke under these.
+        ("failing", 0, 3),
+        ("stranger", 2, 1),
+        ("stranger", 0, 3),
+    ] {
+        world.admin.batch_execute("BEGIN").await.unwrap();
+        make_due(&world, "'b.example'", 1, standing).await;
+        let more = format!(
+            "INSERT INTO federation.outbox (id, domain, lane, number, sealed, day)
+             SELECT uuid_send(gen_random_uuid()), o.domain, o.lane, n.number, o.sealed, o.day
+               FROM federation.outbox o, (VALUES (2), (3)) AS n (number);
+             UPDATE federation.outgoing_lanes SET waiting = 3, waiting_bytes = 27, next_number = 4;
+             UPDATE federation.due SET apart_to = {apart_to}"
+        );
+        world.admin.batch_execute(&more).await.unwrap();
+        let claim = format!(
+            "SELECT cardinality(ids) FROM federation.claim_lane('{standing}', {HOLDER}, 10, 64, 786432, '', '{{}}')"
+        );
+        assert_eq!(world.value::<i32>(&claim).await, expected, "{standing}, apart up to {apart_to}");
+        world.admin.batch_execute("ROLLBACK").await.unwrap();
+    }
     world.close();
 }

@@ -2,6 +2,7 @@
 
 mod broken;
 mod clocks;
+mod in_its_place;
 mod retried;
 mod room;
 mod rules;

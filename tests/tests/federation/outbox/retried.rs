@@ -33,6 +33,45 @@ async fn a_delivery_that_is_retried_is_claimed_alone() {
     world.close();
 }
 
+/// Connections break when a homeserver starts anew, say: that says nothing of the delivery.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_under_what_is_retried_changes_neither_its_reason_nor_the_days() {
+    let world = World::start().await;
+    let (refused, too_large, broken) =
+        ("refused: status 500", "too large for its homeserver", "breaks the connection");
+    for (before, now, expected) in [
+        (refused, broken, refused),
+        (too_large, broken, too_large),
+        (broken, broken, broken),
+        (broken, refused, refused),
+        (refused, too_large, too_large),
+    ] {
+        world.admin.batch_execute("BEGIN").await.unwrap();
+        make_due(&world, "'b.example'", 1, "good").await;
+        let aside = format!(
+            "INSERT INTO federation.set_aside (id, domain, lane, number, sealed, reason, day, retried)
+             SELECT o.id, o.domain, o.lane, o.number, o.sealed, '{before}', operator.today() - 8, 3
+               FROM federation.outbox o;
+             DELETE FROM federation.outbox;
+             UPDATE federation.outgoing_lanes SET waiting = 0, waiting_bytes = 0, aside_bytes = 9"
+        );
+        world.admin.batch_execute(&aside).await.unwrap();
+        assert!(world.value::<bool>("SELECT federation.retry_refused()").await);
+        let settle = format!(
+            "SELECT s.outcome::text
+               FROM federation.outgoing_lanes l, federation.outbox o,
+                    LATERAL federation.settle_lane(
+                        'b.example', 0::smallint, '\\x01', l.instance, o.number - l.instance_start, o.id, ARRAY[o.id],
+                        ARRAY['{now}'], '{{}}', '{{}}', '{{}}', true, false) s"
+        );
+        assert_eq!(world.value::<String>(&settle).await, "settled");
+        let set_aside = "SELECT reason || ' ' || retried FROM federation.set_aside";
+        assert_eq!(world.value::<String>(set_aside).await, format!("{expected} 4"), "{before}, then {now}");
+        world.admin.batch_execute("ROLLBACK").await.unwrap();
+    }
+    world.close();
+}
+
 /// One that is too large costs tokens each time, and a member of a group can send many.
 #[tokio::test]
 async fn what_is_too_large_or_breaks_connections_is_retried_ever_more_seldom_and_what_is_refused_each_day() {

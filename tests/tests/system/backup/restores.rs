@@ -1,6 +1,11 @@
 //! Restores that are refused, that fail or are killed on their way, and one into a later PostgreSQL.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fs,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::Path,
+    process::Stdio,
+};
 
 use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, connect_to, eventually, postern};
 
@@ -466,6 +471,26 @@ async fn settings_of_a_private_cluster_come_back_and_those_that_it_does_not_star
         said.contains("are yours to make") && said.contains("had set work_mem, max_connections"),
         "{said}"
     );
+}
+
+/// As when the terminal is closed. SIGHUP ends it as long as it removes what it made; from the generation on it has to come to its
+/// end, or its mark stays.
+#[tokio::test]
+async fn a_restore_that_nobody_listens_to_any_more_comes_to_its_end() {
+    let cluster = Cluster::start().await;
+    drop(Server::start(&cluster).await);
+    let places = tempfile::tempdir().unwrap();
+    let dir = places.path().join("good");
+    succeeds(&mut on(&cluster, "backup", &dir)).await;
+    let data_dir = DataDir::fresh();
+    let (nobody, terminal) = UnixStream::pair().unwrap();
+    drop(nobody);
+    let mut restore = into(&data_dir, &dir, cluster.master_key());
+    restore.stdout(Stdio::from(OwnedFd::from(terminal))).stderr(Stdio::piped());
+    let output = restore.spawn().unwrap().wait_with_output().await.unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let server = Server::embedded(&data_dir).env("POSTERN_MASTER_KEY", cluster.master_key()).start().await;
+    assert!(server.terminate().await.success());
 }
 
 /// The way to a later PostgreSQL by a dump, as for a database of one's own (OPS-5, OPS-7).
