@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use postern_protocol::{Address, ds::GroupId, problem::ProblemType, qs::QueueKind};
+use postern_protocol::{Address, PublicKey, ds::GroupId, problem::ProblemType, qs::QueueKind};
 
 use crate::{
     account::Account,
