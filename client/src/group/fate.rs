@@ -125,6 +125,9 @@ impl GroupState {
         if self.is_ahead_by_user_key()? {
             // It may have made this key to come back.
             self.retell_user_key(tx)?;
+        } else {
+            // Nor do those know such a key that nobody sees here yet.
+            self.retell_those_on_their_way(tx)?;
         }
         Event::Returned { group: self.id.clone(), epoch: self.epoch() }.record(tx)
     }
