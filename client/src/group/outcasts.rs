@@ -54,9 +54,9 @@ pub(crate) fn was_removed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
 }
 
 /// A lookup just now did not confirm a client that a member says to be. If the AS vouches for it, and it is not in its
-/// user's identity, it was removed before this device knew the user.
+/// user's identity, it was removed before this device knew the user. The name may be somebody else's by now.
 pub(crate) fn doubt(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Result<()> {
-    if identity::confirmed(tx, client_key)?.is_some()
+    if identity::is_device(tx, user, client_key)?
         || identity::has_device(tx, user, client_key)? != Some(false)
     {
         return Ok(());
