@@ -105,37 +105,32 @@ pub(crate) fn cast_out(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>
     Ok((!leaves.is_empty()).then_some(Change::Remove(leaves)))
 }
 
-/// Forgets those in whose places nobody is any more whom they may have let in, or who may be them. The others are looked for
-/// again. This user's own place is no matter of admins: its devices shut others out of it ([`super::evict`]).
+/// Forgets those in whose places nobody is any more, and those that are their users' again. The others are looked for again,
+/// also where they went: they may come back by what they know, and under a key of which nobody knows whose it is. This user's own
+/// place is no matter of admins: its devices shut others out of it ([`super::evict`]). Where this device is out of the group it
+/// looks when it comes in again.
 pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let outcasts = clients(tx, id)?;
-    let (mut present, mut doubtful) = (BTreeSet::new(), Vec::new());
-    match GroupState::find(tx, id) {
-        Ok(Some(group)) => {
-            for (user, place) in places::of_others(tx, &group)? {
-                if standing(tx, &place, &outcasts)? == Standing::Doubtful {
-                    doubtful.push(user);
-                }
-                for client in place.clients().filter(|client| outcasts.contains(&client.client_key)) {
-                    if !is_whole(tx, &place, &client.user)? {
-                        present.insert(client.client_key);
-                    }
-                }
-            }
-        }
-        Ok(None) | Err(Error::NotMember) => {}
+    let group = match GroupState::find(tx, id) {
+        Ok(Some(group)) => group,
+        Ok(None) | Err(Error::NotMember) => return Ok(()),
         Err(error) => return Err(error),
+    };
+    let outcasts = clients(tx, id)?;
+    let (mut known, mut doubtful) = (BTreeSet::new(), Vec::new());
+    for (user, place) in places::of_others(tx, &group)? {
+        let clients = place.clients().map(|client| client.client_key);
+        known.extend(clients.filter(|client_key| outcasts.contains(client_key)));
+        if standing(tx, &place, &outcasts)? == Standing::Doubtful {
+            doubtful.push(user);
+        }
     }
     note_doubts(tx, id, &doubtful)?;
-    for client_key in outcasts {
-        let key = params![id.to_mls(), client_key.as_bytes(), integer(tx.now().saturating_add(LOOK_AGAIN))];
-        let sql = if present.contains(&client_key) {
-            "UPDATE outcasts SET due = ?3 WHERE group_id = ?1 AND client_key = ?2"
-        } else {
-            "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2 AND ?3 > 0"
-        };
-        tx.sql().execute(sql, key)?;
+    for client_key in noted(tx, id)?.iter().filter(|client_key| !known.contains(*client_key)) {
+        let sql = "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2";
+        tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes()])?;
     }
+    let sql = "UPDATE outcasts SET due = ?2 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), integer(tx.now().saturating_add(LOOK_AGAIN))])?;
     Ok(())
 }
 
@@ -160,18 +155,18 @@ fn standing(tx: &Tx<'_>, place: &UserPlace, outcasts: &[PublicKey]) -> Result<St
     Ok(if theirs { Standing::Theirs } else { Standing::Doubtful })
 }
 
-/// Whether nobody is in a place but confirmed devices of a user: they let in nobody but each other.
-fn is_whole(tx: &Tx<'_>, place: &UserPlace, user: &UserName) -> Result<bool> {
-    for (_, client) in &place.leaves {
-        let Some(client) = client else { return Ok(false) };
-        if identity::confirmed(tx, &client.client_key)?.as_ref() != Some(user) {
-            return Ok(false);
+/// The removed devices of a group. One that a lookup has shown since to be a user's is none of them.
+fn clients(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
+    let mut clients = Vec::new();
+    for client_key in noted(tx, id)? {
+        if identity::confirmed(tx, &client_key)?.is_none() {
+            clients.push(client_key);
         }
     }
-    Ok(true)
+    Ok(clients)
 }
 
-fn clients(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
+fn noted(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
     let mut statement = tx.sql().prepare_cached("SELECT client_key FROM outcasts WHERE group_id = ?1")?;
     let keys = statement.query_map([id.to_mls()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
     keys.iter().map(|key| fixed(key, "a key")).collect()

@@ -209,8 +209,58 @@ fn a_removed_device_beside_one_that_its_user_has_is_left_to_that_one() {
     }
     assert_eq!(alice.members(&id).len(), 3);
     look(&alice, &id);
-    assert_eq!(count(&alice, "outcasts"), 0, "nobody is beside Bob whom the tablet may have let in");
+    assert_eq!(count(&alice, "outcasts"), 1, "it may come back");
     assert_eq!(to_cast_out(&alice, &id), []);
+}
+
+/// Bob's phone is off when the tablet goes, so that the user's key stays.
+#[test]
+fn a_removed_device_that_went_and_comes_back_unknown_is_known_by_its_place() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], tablet, id) = with_removed_second_device(&issuer);
+    let known = tablet.store.read(handover).unwrap();
+    tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    let leaving = tablet.outstanding(&id).unwrap().message;
+    for other in [&alice, &mallory] {
+        other.receive(&leaving).unwrap();
+    }
+    let departure = alice.stage(&id, &Change::Update);
+    alice.confirm(&id);
+    mallory.receive(&departure.message).unwrap();
+    for _ in 0..2 {
+        assert_eq!(to_cast_out(&alice, &id), []);
+        look(&alice, &id);
+    }
+    let ghost = device_of(&bob, &issuer);
+    ghost.store.write(|tx| take_over(tx, &known)).unwrap();
+    ghost.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
+    let entry = ghost.outstanding(&id).unwrap().message;
+    ghost.confirm(&id);
+    for other in [&alice, &mallory] {
+        other.receive(&entry).unwrap();
+    }
+    assert_eq!(to_cast_out(&alice, &id), [], "Bob's phone is there");
+    look(&alice, &id);
+    let removal = ghost.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+    ghost.confirm(&id);
+    for other in [&alice, &mallory] {
+        other.receive(&removal.message).unwrap();
+    }
+    assert_eq!(to_cast_out(&alice, &id), []);
+    look(&alice, &id);
+    a_day_passes(&alice);
+    puts_out(&alice, &[&ghost], &[&mallory], &id);
+}
+
+#[test]
+fn a_removed_device_that_is_its_users_again_stays() {
+    let Apart { alice, tablet, id, .. } = Apart::new();
+    hears_of_removal(&alice, &tablet);
+    assert_eq!(to_cast_out(&alice, &id), [tablet.leaf(&id)]);
+    alice.knows(&[&tablet]);
+    assert_eq!(to_cast_out(&alice, &id), []);
+    look(&alice, &id);
+    assert_eq!(count(&alice, "outcasts"), 0);
 }
 
 #[test]

@@ -153,7 +153,7 @@ CREATE TABLE evictions (
 ) STRICT;
 
 -- Clients that are no clients of their users any more, in groups where a leaf is one by its link or was, until nobody is
--- in that leaf's place whom they may have let in. Of each group not more than it has links.
+-- in that leaf's place any more. Of each group not more than it has links.
 CREATE TABLE outcasts (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
