@@ -112,7 +112,9 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)
                      OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions WHERE due <= ?1)
-                     OR EXISTS (SELECT 1 FROM outcasts WHERE due <= ?1) OR EXISTS (SELECT 1 FROM welcomes)
+                     OR EXISTS (SELECT 1 FROM outcasts o JOIN groups g ON g.group_id = o.group_id AND g.active = 1
+                                 WHERE o.due <= ?1)
+                     OR EXISTS (SELECT 1 FROM welcomes)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
                 [integer(tx.now())],

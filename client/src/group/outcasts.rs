@@ -41,13 +41,16 @@ enum Standing {
     Theirs,
 }
 
-/// A lookup showed that a client is its user's no more: it is to go from all groups.
+/// A lookup showed that a client is its user's no more: it is to go from all groups, also from those that this device is out
+/// of, as soon as it comes in again.
 pub(crate) fn was_removed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
     tx.sql().execute(
         "INSERT OR IGNORE INTO outcasts (group_id, client_key, due)
          SELECT DISTINCT l.group_id, l.client_key, 0 FROM links l
-           JOIN groups g ON g.group_id = l.group_id AND g.active = 1
-          WHERE l.client_key = ?1",
+           JOIN groups g ON g.group_id = l.group_id
+          WHERE l.client_key = ?1
+            AND (g.active = 1 OR EXISTS (SELECT 1 FROM former_leaves f
+                                          WHERE f.group_id = l.group_id AND f.leaf_key = l.leaf_key))",
         [client_key.as_bytes()],
     )?;
     Ok(())

@@ -322,6 +322,9 @@ fn who_was_out_meanwhile_knows_whose_place_it_is_all_the_same() {
         other.receive(&removal.message).unwrap();
     }
     comes_back_unknown(&tablet, &[&alice, &bob], &id);
+    hears_of_removal(&mallory, &tablet);
+    assert!(mallory.store.read(crate::group::with_outcasts).unwrap().is_empty(), "she is out");
+    look(&mallory, &id);
     let addition = alice.add(&id, &[&mallory]);
     let admins = [&alice, &mallory]
         .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap());
@@ -332,7 +335,7 @@ fn who_was_out_meanwhile_knows_whose_place_it_is_all_the_same() {
         other.receive(&naming.message).unwrap();
     }
     mallory.receive(&naming.message).unwrap();
-    hears_of_removal(&mallory, &tablet);
+    assert_eq!(mallory.store.read(crate::group::with_outcasts).unwrap(), std::slice::from_ref(&id));
     assert_eq!(to_cast_out(&mallory, &id), [tablet.leaf(&id)]);
 }
 

@@ -157,7 +157,8 @@ CREATE TABLE evictions (
 CREATE TABLE outcasts (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
-    due INTEGER NOT NULL,               -- seconds since 1970: when to remove them, or to look whether somebody did
+    due INTEGER NOT NULL,               -- seconds since 1970: when to remove them, or to look whether somebody did; in a group
+                                        -- that this device is out of, not before it comes in again
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 
