@@ -17,13 +17,17 @@ use super::{
 use crate::{
     error::{Error, Result},
     identity,
-    store::{Tx, fixed, integer},
+    store::{Tx, decode, encode, fixed, integer},
 };
 
 /// Seconds between two looks whether a member is gone that this device may not remove, or could not.
 const LOOK_AGAIN: u64 = 24 * 60 * 60;
-/// Seconds for which a place is left alone in which somebody is who may be another device of the user, and has yet to say so.
+/// Seconds for which a place is left alone in which somebody is who may be another device of the user, and has yet to say so:
+/// from the look on that showed the last leaf which came in.
 const PATIENCE: u64 = 24 * 60 * 60;
+/// Seconds for which it is left alone at the longest, from the first look on, whoever else comes in, and though an AS does not
+/// answer.
+const LONGEST_PATIENCE: u64 = 7 * 24 * 60 * 60;
 
 /// What a place has to do with removed devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,16 @@ enum Standing {
     /// Nobody is in it but removed devices, and leaves without a name that they let in: nobody else is known ever to have
     /// been there.
     Theirs,
+}
+
+/// The doubts about a place.
+struct Doubt {
+    /// The first look that showed it as it is doubted, in seconds since 1970.
+    since: u64,
+    /// The look that showed the last leaf which came in, in seconds since 1970.
+    grown: u64,
+    /// The keys of the leaves that the last look showed.
+    leaves: BTreeSet<PublicKey>,
 }
 
 /// A lookup showed that a client is its user's no more: it is to go from all groups, also from those that this device is out
@@ -86,26 +100,72 @@ pub(crate) fn with_outcasts(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
 
 /// The change that removes them, with all that is in their places. `None` if none is there, if this device is no admin's, and
 /// for those that share a place with devices of their user: those remove them, since only whole users can be removed by
-/// others. Where it is not sure that nobody else is in a place, that is looked at for a day.
-pub(crate) fn cast_out(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
-    let outcasts = clients(tx, &group.id)?;
-    if outcasts.is_empty() || !group.is_admin(&group.leaf.public_key()) {
-        return Ok(None);
-    }
+/// others. Where it is not sure that nobody else is in a place, that is looked at for a day, and longer while the AS of a user
+/// is among the `unanswered` of whom somebody there says to be.
+pub(crate) fn cast_out(
+    tx: &Tx<'_>,
+    group: &GroupState,
+    unanswered: &BTreeSet<UserName>,
+) -> Result<Option<Change>> {
     let doubts = doubts(tx, &group.id)?;
-    let is_old = |since: &u64| since.saturating_add(PATIENCE) <= tx.now();
     let mut leaves = Vec::new();
-    for (user, place) in places::of_others(tx, group)? {
-        let goes = match standing(tx, &place, &outcasts)? {
-            Standing::Free | Standing::Shared => false,
-            Standing::Doubtful => doubts.get(&user).is_some_and(is_old),
-            Standing::Theirs => true,
-        };
-        if goes {
+    for Suspects { user, place, unknown, are_doubtful } in suspects(tx, group)? {
+        let may_answer = unknown.iter().any(|user| unanswered.contains(user));
+        let is_over = |doubt: &Doubt| doubt.is_over(&place, may_answer, tx.now());
+        if !are_doubtful || doubts.get(&user).is_some_and(is_over) {
             leaves.extend(place.into_leaf_keys());
         }
     }
     Ok((!leaves.is_empty()).then_some(Change::Remove(leaves)))
+}
+
+impl Doubt {
+    /// Whether all who are in the place had their time to show whose they are.
+    fn is_over(&self, place: &UserPlace, may_answer: bool, now: u64) -> bool {
+        let has_passed = |since: u64, time: u64| since.saturating_add(time) <= now;
+        let were_all_there = place.leaves.iter().all(|(leaf_key, _)| self.leaves.contains(leaf_key));
+        has_passed(self.since, LONGEST_PATIENCE)
+            || were_all_there && !may_answer && has_passed(self.grown, PATIENCE)
+    }
+}
+
+/// Whoever is where removed devices are or were, and no device is known that a user has.
+struct Suspects {
+    user: Pseudonym,
+    place: UserPlace,
+    /// The users whose devices those say to be that no lookup confirmed.
+    unknown: BTreeSet<UserName>,
+    are_doubtful: bool,
+}
+
+/// Those whom this device is to remove, or may be. None if it is no admin's.
+fn suspects(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Suspects>> {
+    let outcasts = clients(tx, &group.id)?;
+    let mut suspects = Vec::new();
+    if outcasts.is_empty() || !group.is_admin(&group.leaf.public_key()) {
+        return Ok(suspects);
+    }
+    for (user, place) in places::of_others(tx, group)? {
+        let are_doubtful = match standing(tx, &place, &outcasts)? {
+            Standing::Free | Standing::Shared => continue,
+            Standing::Doubtful => true,
+            Standing::Theirs => false,
+        };
+        let others = place.present().filter(|client| !outcasts.contains(&client.client_key));
+        let unknown = others.map(|client| client.user.clone()).collect();
+        suspects.push(Suspects { user, place, unknown, are_doubtful });
+    }
+    Ok(suspects)
+}
+
+/// Whether this device is to remove members of a group, or may be once it has asked whose they are.
+pub(crate) fn has_suspects(tx: &Tx<'_>, group: &GroupState) -> Result<bool> {
+    Ok(!suspects(tx, group)?.is_empty())
+}
+
+/// The users of whom they say to be, as far as no lookup confirmed it.
+pub(crate) fn users_of_suspects(tx: &Tx<'_>, group: &GroupState) -> Result<BTreeSet<UserName>> {
+    Ok(suspects(tx, group)?.into_iter().flat_map(|suspects| suspects.unknown).collect())
 }
 
 /// Forgets those in whose places nobody is any more, and those that are their users' again. The others are looked for again,
@@ -124,10 +184,10 @@ pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
         let clients = place.clients().map(|client| client.client_key);
         known.extend(clients.filter(|client_key| outcasts.contains(client_key)));
         if standing(tx, &place, &outcasts)? == Standing::Doubtful {
-            doubtful.push(user);
+            doubtful.push((user, place.into_leaf_keys().collect()));
         }
     }
-    note_doubts(tx, id, &doubtful)?;
+    note_doubts(tx, id, doubtful)?;
     for client_key in noted(tx, id)?.iter().filter(|client_key| !known.contains(*client_key)) {
         let sql = "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2";
         tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes()])?;
@@ -175,24 +235,33 @@ fn noted(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
     keys.iter().map(|key| fixed(key, "a key")).collect()
 }
 
-/// The places that are doubted, and since when, in seconds since 1970.
-fn doubts(tx: &Tx<'_>, id: &GroupId) -> Result<HashMap<Pseudonym, u64>> {
-    let mut statement =
-        tx.sql().prepare_cached("SELECT pseudonym, since FROM doubted_places WHERE group_id = ?1")?;
+/// The places that are doubted.
+fn doubts(tx: &Tx<'_>, id: &GroupId) -> Result<HashMap<Pseudonym, Doubt>> {
+    let sql = "SELECT pseudonym, since, grown, leaves FROM doubted_places WHERE group_id = ?1";
+    let mut statement = tx.sql().prepare_cached(sql)?;
     let rows = statement
-        .query_map([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<Vec<([u8; 16], u64)>, _>>()?;
-    Ok(rows.into_iter().map(|(user, since)| (Pseudonym(user), since)).collect())
+        .query_map([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect::<Result<Vec<([u8; 16], u64, u64, Vec<u8>)>, _>>()?;
+    let doubt = |(user, since, grown, leaves): ([u8; 16], u64, u64, Vec<u8>)| {
+        Ok((Pseudonym(user), Doubt { since, grown, leaves: decode(&leaves, "leaf keys")? }))
+    };
+    rows.into_iter().map(doubt).collect()
 }
 
-/// Notes which places are doubted. Those that were not before are from now on.
-fn note_doubts(tx: &Tx<'_>, id: &GroupId, doubtful: &[Pseudonym]) -> Result<()> {
+/// Notes which places are doubted, with the leaves that are there. A place that was not doubted before is from now on, and a leaf
+/// that was not there has its time from now on.
+fn note_doubts(tx: &Tx<'_>, id: &GroupId, doubtful: Vec<(Pseudonym, BTreeSet<PublicKey>)>) -> Result<()> {
     let before = doubts(tx, id)?;
     forget_doubts(tx, id)?;
-    for user in doubtful {
-        let since = before.get(user).copied().unwrap_or_else(|| tx.now());
-        let sql = "INSERT INTO doubted_places (group_id, pseudonym, since) VALUES (?1, ?2, ?3)";
-        tx.sql().execute(sql, params![id.to_mls(), user.0, integer(since)])?;
+    for (user, leaves) in doubtful {
+        let doubt = before.get(&user);
+        let since = doubt.map_or_else(|| tx.now(), |doubt| doubt.since);
+        let grown = doubt.filter(|doubt| leaves.is_subset(&doubt.leaves)).map(|doubt| doubt.grown);
+        let grown = grown.unwrap_or_else(|| tx.now());
+        let sql = "INSERT INTO doubted_places (group_id, pseudonym, since, grown, leaves)
+                   VALUES (?1, ?2, ?3, ?4, ?5)";
+        tx.sql()
+            .execute(sql, params![id.to_mls(), user.0, integer(since), integer(grown), encode(&leaves)])?;
     }
     Ok(())
 }

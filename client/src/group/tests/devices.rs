@@ -575,7 +575,10 @@ fn who_comes_back_alone_in_its_place_tells_the_key_to_devices_on_their_way() {
     for other in [&alice, &mallory] {
         other.receive(&commit).unwrap();
     }
-    assert!(earlier.store.read(crate::group::to_tell).unwrap().is_empty(), "it was told of the key of before");
+    assert!(
+        earlier.store.read(crate::group::to_tell).unwrap().is_empty(),
+        "it was told of the key of before"
+    );
     let back = earlier.rejoin(&id, &alice.shown(&id), &Differences::default()).unwrap();
     alice.receive(&back).unwrap();
     let found = earlier.store.read(crate::group::to_tell).unwrap();

@@ -1,11 +1,13 @@
 //! Removed devices in places of their own: admins' clients put them out, by whatever leaf they stay.
 
+use std::collections::BTreeSet;
+
 use super::{
     devices::{bring_in, device_apart, device_of, second_device},
     names::claim_to,
     *,
 };
-use crate::group::places;
+use crate::{group::places, identity};
 
 /// Alice's group with Bob and Mallory, and with Bob's tablet, which Alice added as a user of its own.
 struct Apart {
@@ -40,7 +42,14 @@ fn hears_of_removal(person: &Person, device: &Person) {
 
 /// The leaves that an admin's client is about to put out.
 fn to_cast_out(admin: &Person, id: &GroupId) -> Vec<PublicKey> {
-    let change = admin.store.read(|tx| crate::group::cast_out(tx, &GroupState::load(tx, id)?)).unwrap();
+    to_cast_out_without(admin, id, &[])
+}
+
+/// The same while the AS of some users does not answer.
+fn to_cast_out_without(admin: &Person, id: &GroupId, unanswered: &[&UserName]) -> Vec<PublicKey> {
+    let unanswered: BTreeSet<UserName> = unanswered.iter().copied().cloned().collect();
+    let cast_out = |tx: &Tx<'_>| crate::group::cast_out(tx, &GroupState::load(tx, id)?, &unanswered);
+    let change = admin.store.read(cast_out).unwrap();
     let Some(change) = change else { return Vec::new() };
     let Change::Remove(mut leaves) = change else { panic!("{change:?}") };
     leaves.sort();
@@ -51,8 +60,14 @@ fn look(admin: &Person, id: &GroupId) {
     admin.store.write(|tx| crate::group::look_for_outcasts_again(tx, id)).unwrap();
 }
 
+/// The users whom an admin's client asks the AS about before it puts anybody out.
+fn to_ask_about(admin: &Person, id: &GroupId) -> Vec<UserName> {
+    let users = admin.store.read(|tx| crate::group::users_of_suspects(tx, &GroupState::load(tx, id)?));
+    users.unwrap().into_iter().collect()
+}
+
 fn a_day_passes(admin: &Person) {
-    let sql = "UPDATE doubted_places SET since = since - 24 * 60 * 60";
+    let sql = "UPDATE doubted_places SET since = since - 24 * 60 * 60, grown = grown - 24 * 60 * 60";
     admin.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
 }
 
@@ -283,9 +298,21 @@ fn whoever_may_be_another_device_of_the_user_has_a_day_to_say_so() {
     assert_eq!(to_cast_out(&alice, &id), []);
     {
         let alice = alice.copy();
+        assert_eq!(to_ask_about(&alice, &id), []);
         alice.receive(&phone.copy().send(&id)).unwrap();
+        assert_eq!(to_ask_about(&alice, &id), std::slice::from_ref(&bob.user));
         a_day_passes(&alice);
-        assert_eq!(to_cast_out(&alice, &id), leaves_of(&[&tablet, &phone], &id), "anybody can say anything");
+        let both = leaves_of(&[&tablet, &phone], &id);
+        assert_eq!(to_cast_out(&alice, &id), both, "anybody can say anything");
+        {
+            let alice = alice.copy();
+            for _ in 0..6 {
+                assert_eq!(to_cast_out_without(&alice, &id, &[&bob.user]), []);
+                look(&alice, &id);
+                a_day_passes(&alice);
+            }
+            assert_eq!(to_cast_out_without(&alice, &id, &[&bob.user]), both, "a week is over");
+        }
         alice.knows(&[&phone]);
         assert_eq!(to_cast_out(&alice, &id), []);
         look(&alice, &id);
@@ -293,6 +320,88 @@ fn whoever_may_be_another_device_of_the_user_has_a_day_to_say_so() {
     }
     a_day_passes(&alice);
     puts_out(&alice, &[&tablet, &phone], &[&mallory], &id);
+}
+
+#[test]
+fn whoever_came_in_last_has_a_day_and_nobody_stays_for_longer_than_a_week_by_coming_in() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], tablet, id) = with_removed_second_device(&issuer);
+    let removal = tablet.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+    tablet.confirm(&id);
+    alice.receive(&removal.message).unwrap();
+    let comes_in = || {
+        let phone = device_of(&bob, &issuer);
+        let entry = bring_in(&phone, &tablet, &id, &tablet.shown(&id));
+        for other in [&alice, &tablet] {
+            other.receive(&entry).unwrap();
+        }
+        phone.leaf(&id)
+    };
+    let mut leaves = vec![tablet.leaf(&id)];
+    for _ in 0..7 {
+        assert_eq!(to_cast_out(&alice, &id), leaves, "their time is over");
+        leaves.push(comes_in());
+        leaves.sort();
+        assert_eq!(to_cast_out(&alice, &id), []);
+        look(&alice, &id);
+        a_day_passes(&alice);
+    }
+    leaves.push(comes_in());
+    leaves.sort();
+    assert_eq!(to_cast_out(&alice, &id), leaves);
+}
+
+#[test]
+fn who_came_in_by_a_removed_device_is_asked_about_once_its_card_is_read() {
+    let Apart { issuer, alice, bob, mallory, tablet, id } = Apart::new();
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    tablet.receive(&alice.send(&id)).unwrap();
+    let phone = device_of(&bob, &issuer);
+    let entry = bring_in(&phone, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &bob, &mallory, &tablet] {
+        other.receive(&entry).unwrap();
+    }
+    hears_of_removal(&alice, &tablet);
+    assert_eq!(to_cast_out(&alice, &id), leaves_of(&[&tablet, &phone], &id), "nobody knows the phone");
+    let cards = phone.shown(&id).attributes;
+    alice.store.write(|tx| GroupState::load(tx, &id)?.learn(tx, &cards)).unwrap();
+    assert_eq!(to_cast_out(&alice, &id), [], "it has a day");
+    assert_eq!(to_ask_about(&alice, &id), std::slice::from_ref(&bob.user));
+    alice.knows(&[&phone]);
+    look(&alice, &id);
+    a_day_passes(&alice);
+    assert_eq!(to_cast_out(&alice, &id), []);
+    assert_eq!(to_ask_about(&alice, &id), []);
+}
+
+/// The credential of Bob's phone ended while it was off: lookups show it in his identity, and not as his device.
+#[test]
+fn a_removed_device_beside_a_silent_one_is_left_to_that_one() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], tablet, id) = with_removed_second_device(&issuer);
+    let change = |person: &Person, sql: &str, user: &UserName| {
+        person.store.write(|tx| Ok(tx.sql().execute(sql, [user.to_string()])?)).unwrap();
+    };
+    change(&alice, "DELETE FROM identities WHERE user = ?1", &bob.user);
+    let after_a_day = |alice: &Person| {
+        look(alice, &id);
+        a_day_passes(alice);
+        to_cast_out(alice, &id)
+    };
+    assert_eq!(after_a_day(&alice.copy()), leaves_of(&[&bob, &tablet], &id), "it is in nobody's identity");
+    let phone = bob.account().client_key();
+    alice.store.write(|tx| identity::eid::create(tx, &bob.user, &phone, None).map(drop)).unwrap();
+    assert_eq!(after_a_day(&alice), []);
+    // Another device of Bob's took another name for him.
+    let name: UserName = "rob@example.org".parse().unwrap();
+    alice.store.write(|tx| identity::rename(tx, &bob.user, &name)).unwrap();
+    assert_eq!(after_a_day(&alice), []);
+    let reset = "INSERT INTO eids (user, pending, founder, founding, incarnation, epoch, transcript,
+                                   public_group, seen, verified)
+                 SELECT user, 1, founder, founding, incarnation + 1, 0, transcript, public_group, seen, 0
+                   FROM eids WHERE user = ?1";
+    change(&alice, reset, &name);
+    assert_eq!(after_a_day(&alice), [], "that is the AS's word alone");
 }
 
 #[test]

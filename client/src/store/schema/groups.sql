@@ -168,6 +168,8 @@ CREATE TABLE doubted_places (
     group_id BLOB NOT NULL,
     pseudonym BLOB NOT NULL,            -- the user's
     since INTEGER NOT NULL,             -- seconds since 1970: the first look that showed it
+    grown INTEGER NOT NULL,             -- seconds since 1970: the look that showed the last leaf which came in
+    leaves BLOB NOT NULL,               -- the keys of the leaves in it: CBOR
     PRIMARY KEY (group_id, pseudonym)
 ) STRICT;
 
