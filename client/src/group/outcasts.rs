@@ -38,7 +38,7 @@ enum Standing {
     /// remove whole users.
     Shared,
     /// Others are known to have been in it, too, and whoever is in it may be one of them: another device of the user, say,
-    /// that has just come.
+    /// that has just come. Or it may be another user's by now.
     Doubtful,
     /// Nobody is in it but removed devices, and leaves without a name that they let in: nobody else is known ever to have
     /// been there.
@@ -197,8 +197,17 @@ pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     Ok(())
 }
 
-/// Forgets which places are doubted: this device is in the group no more.
-pub(super) fn forget_doubts(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// Forgets which places of a group are doubted, which this device is about to be in no more; and the removed devices of those
+/// that ended so long ago that nothing is known of their places any more.
+pub(super) fn ends(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let sql = "DELETE FROM outcasts
+                WHERE group_id IN (SELECT group_id FROM groups WHERE active = 0)
+                  AND group_id NOT IN (SELECT group_id FROM former_leaves)";
+    tx.sql().execute(sql, [])?;
+    forget_doubts(tx, id)
+}
+
+fn forget_doubts(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     tx.sql().execute("DELETE FROM doubted_places WHERE group_id = ?1", [id.to_mls()])?;
     Ok(())
 }
@@ -214,7 +223,7 @@ fn standing(tx: &Tx<'_>, place: &UserPlace, outcasts: &[PublicKey]) -> Result<St
         }
     }
     let are_all_known = place.leaves.iter().all(|(_, client)| client.as_ref().is_some_and(is_outcast));
-    let theirs = are_all_known || place.clients().all(is_outcast);
+    let theirs = are_all_known || !place.is_severed && place.clients().all(is_outcast);
     Ok(if theirs { Standing::Theirs } else { Standing::Doubtful })
 }
 
