@@ -126,7 +126,7 @@ impl GroupState {
             // It may have made this key to come back.
             self.retell_user_key(tx)?;
         } else {
-            // Nor do those know such a key that nobody sees here yet.
+            // Devices on their way have no leaf here by which that would show.
             self.retell_those_on_their_way(tx)?;
         }
         Event::Returned { group: self.id.clone(), epoch: self.epoch() }.record(tx)
