@@ -1,9 +1,14 @@
 //! Errands: tasks that are due without anybody asking, such as reading a letter or fetching the
 //! KeyPackages of users who are to be added. Every errand is a row in the store until it is done.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
-use postern_protocol::{Address, PublicKey, ds::GroupId, problem::ProblemType, qs::QueueKind};
+use postern_protocol::{
+    Address, PublicKey, ds::GroupId, name::UserName, problem::ProblemType, qs::QueueKind,
+};
 
 use crate::{
     account::Account,
@@ -112,7 +117,9 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)
                      OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions WHERE due <= ?1)
-                     OR EXISTS (SELECT 1 FROM outcasts WHERE due <= ?1) OR EXISTS (SELECT 1 FROM welcomes)
+                     OR EXISTS (SELECT 1 FROM outcasts o JOIN groups g ON g.group_id = o.group_id AND g.active = 1
+                                 WHERE o.due <= ?1)
+                     OR EXISTS (SELECT 1 FROM welcomes)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
                 [integer(tx.now())],
@@ -187,11 +194,54 @@ impl Session {
 
     /// Removes members from a group that are no devices of their users any more.
     async fn cast_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        let done = self.commit(step, id, group::cast_out).await;
+        let done = self.put_out(step, id).await;
         if is_over(&done) {
             self.store.write(|tx| group::look_for_outcasts_again(tx, id))?;
         }
         done
+    }
+
+    async fn put_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        let (asked, unanswered) = self.ask_about_suspects(id).await?;
+        let were_asked = |change: &Change| match change {
+            Change::Remove(leaves) => leaves.iter().all(|leaf_key| asked.contains(leaf_key)),
+            _ => true,
+        };
+        self.commit(step, id, |tx, group| Ok(group::cast_out(tx, group, &unanswered)?.filter(were_asked)))
+            .await?;
+        let is_left = |tx: &Tx<'_>| group::cast_out(tx, &GroupState::load(tx, id)?, &unanswered);
+        if self.store.read(is_left)?.is_none() {
+            return Ok(());
+        }
+        // Somebody came in meanwhile. Nobody puts it off by coming in once more.
+        let (_, unanswered) = self.ask_about_suspects(id).await?;
+        self.commit(step, id, |tx, group| group::cast_out(tx, group, &unanswered)).await
+    }
+
+    /// Asks the DS and the AS who the members are of whom some are to be removed, or may be. Returns the leaves of all members
+    /// of the group, and the users whose AS did not answer.
+    async fn ask_about_suspects(&self, id: &GroupId) -> Result<(HashSet<PublicKey>, BTreeSet<UserName>)> {
+        let (has_suspects, state) = self.store.read(|tx| {
+            let group = GroupState::load(tx, id)?;
+            Ok((group::has_suspects(tx, &group)?, strayed::state(tx, id)?))
+        })?;
+        // A device that comes back learns the cards with that.
+        let follows = !matches!(state, strayed::State::Strayed | strayed::State::ByHand);
+        if has_suspects && follows {
+            self.learn_cards(id).await?;
+        }
+        let mut unanswered = BTreeSet::new();
+        for user in self.store.read(|tx| group::users_of_suspects(tx, &GroupState::load(tx, id)?))? {
+            let found = identity::look_up(&self.api, &self.store, &user).await;
+            let says_something =
+                |error: &Error| error.refusal().is_some() || matches!(error, Error::Identity(_));
+            if found.as_ref().is_err_and(|error| !says_something(error)) {
+                unanswered.insert(user);
+            }
+            goes_on(found.map(drop))?;
+        }
+        let asked = self.store.read(|tx| Ok(GroupState::load(tx, id)?.leaf_keys().collect()))?;
+        Ok((asked, unanswered))
     }
 
     /// Adds the clients that a group waits for and whose KeyPackages are at hand. If not all may come in together, each is tried

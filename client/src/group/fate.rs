@@ -125,6 +125,9 @@ impl GroupState {
         if self.is_ahead_by_user_key()? {
             // It may have made this key to come back.
             self.retell_user_key(tx)?;
+        } else {
+            // Devices on their way have no leaf here by which that would show.
+            self.retell_those_on_their_way(tx)?;
         }
         Event::Returned { group: self.id.clone(), epoch: self.epoch() }.record(tx)
     }

@@ -121,6 +121,11 @@ impl GroupState {
         retell(tx, &self.id, &devices)
     }
 
+    /// Notes that this user's other devices which are on their way have to be told of the user's key.
+    pub(super) fn retell_those_on_their_way(&self, tx: &Tx<'_>) -> Result<()> {
+        retell(tx, &self.id, &on_their_way(tx, &self.id)?)
+    }
+
     /// Whether this device's leaf has a later user key than one of another device of the user's, which may not know it then.
     pub(super) fn is_ahead_by_user_key(&self) -> Result<bool> {
         let own = self.own_leaf()?;

@@ -184,7 +184,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
     rules::policy(&mls).map_err(|_| Rejection::invalid("a group has no policy"))?;
     record::insert(tx, &id, "", &leaf_key)?;
     // Of a membership before this one it may be known who was in whose place.
-    places::follow(tx, &GroupState { id: id.clone(), leaf, mls }, &[])?;
+    places::catch_up(tx, &GroupState { id: id.clone(), leaf, mls }, &[])?;
     handover::drop_entry(tx, &id)?;
     if let Some(tree) = tree {
         attributes::keep(tx, &id, &tree.attributes)?;

@@ -55,7 +55,9 @@ pub(crate) use self::{
     links::unconfirmed,
     members::{claims, devices_of, history, members, pending_events},
     onlooker::keep as keep_unfollowed,
-    outcasts::{cast_out, doubt, look_for_outcasts_again, was_removed, with_outcasts},
+    outcasts::{
+        cast_out, doubt, has_suspects, look_for_outcasts_again, users_of_suspects, was_removed, with_outcasts,
+    },
     outstanding::{Kind, founding, unsettled},
     receive::receive,
     record::{active, is_entering, is_leaf_key_in_use, set_successor, successor, summaries, title},

@@ -17,13 +17,17 @@ use super::{
 use crate::{
     error::{Error, Result},
     identity,
-    store::{Tx, fixed, integer},
+    store::{Tx, decode, encode, fixed, integer},
 };
 
 /// Seconds between two looks whether a member is gone that this device may not remove, or could not.
 const LOOK_AGAIN: u64 = 24 * 60 * 60;
-/// Seconds for which a place is left alone in which somebody is who may be another device of the user, and has yet to say so.
+/// Seconds for which a place is left alone in which somebody is who may be another device of the user, and has yet to say so:
+/// from the look on that showed the last leaf which came in.
 const PATIENCE: u64 = 24 * 60 * 60;
+/// Seconds for which it is left alone at the longest, from the first look on, whoever else comes in, and though an AS does not
+/// answer.
+const LONGEST_PATIENCE: u64 = 7 * 24 * 60 * 60;
 
 /// What a place has to do with removed devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,29 +38,42 @@ enum Standing {
     /// remove whole users.
     Shared,
     /// Others are known to have been in it, too, and whoever is in it may be one of them: another device of the user, say,
-    /// that has just come.
+    /// that has just come. Or it may be another user's by now.
     Doubtful,
     /// Nobody is in it but removed devices, and leaves without a name that they let in: nobody else is known ever to have
     /// been there.
     Theirs,
 }
 
-/// A lookup showed that a client is its user's no more: it is to go from all groups.
+/// The doubts about a place.
+struct Doubt {
+    /// The first look that showed it as it is doubted, in seconds since 1970.
+    since: u64,
+    /// The look that showed the last leaf which came in, in seconds since 1970.
+    grown: u64,
+    /// The keys of the leaves that the last look showed.
+    leaves: BTreeSet<PublicKey>,
+}
+
+/// A lookup showed that a client is its user's no more: it is to go from all groups, also from those that this device is out
+/// of, as soon as it comes in again.
 pub(crate) fn was_removed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
     tx.sql().execute(
         "INSERT OR IGNORE INTO outcasts (group_id, client_key, due)
          SELECT DISTINCT l.group_id, l.client_key, 0 FROM links l
-           JOIN groups g ON g.group_id = l.group_id AND g.active = 1
-          WHERE l.client_key = ?1",
+           JOIN groups g ON g.group_id = l.group_id
+          WHERE l.client_key = ?1
+            AND (g.active = 1 OR EXISTS (SELECT 1 FROM former_leaves f
+                                          WHERE f.group_id = l.group_id AND f.leaf_key = l.leaf_key))",
         [client_key.as_bytes()],
     )?;
     Ok(())
 }
 
 /// A lookup just now did not confirm a client that a member says to be. If the AS vouches for it, and it is not in its
-/// user's identity, it was removed before this device knew the user.
+/// user's identity, it was removed before this device knew the user. The name may be somebody else's by now.
 pub(crate) fn doubt(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Result<()> {
-    if identity::confirmed(tx, client_key)?.is_some()
+    if identity::is_device(tx, user, client_key)?
         || identity::has_device(tx, user, client_key)? != Some(false)
     {
         return Ok(());
@@ -83,64 +100,114 @@ pub(crate) fn with_outcasts(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
 
 /// The change that removes them, with all that is in their places. `None` if none is there, if this device is no admin's, and
 /// for those that share a place with devices of their user: those remove them, since only whole users can be removed by
-/// others. Where it is not sure that nobody else is in a place, that is looked at for a day.
-pub(crate) fn cast_out(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Change>> {
-    let outcasts = clients(tx, &group.id)?;
-    if outcasts.is_empty() || !group.is_admin(&group.leaf.public_key()) {
-        return Ok(None);
-    }
+/// others. Where it is not sure that nobody else is in a place, that is looked at for a day, and longer while the AS of a user
+/// is among the `unanswered` of whom somebody there says to be.
+pub(crate) fn cast_out(
+    tx: &Tx<'_>,
+    group: &GroupState,
+    unanswered: &BTreeSet<UserName>,
+) -> Result<Option<Change>> {
     let doubts = doubts(tx, &group.id)?;
-    let is_old = |since: &u64| since.saturating_add(PATIENCE) <= tx.now();
     let mut leaves = Vec::new();
-    for (user, place) in places::of_others(tx, group)? {
-        let goes = match standing(tx, &place, &outcasts)? {
-            Standing::Free | Standing::Shared => false,
-            Standing::Doubtful => doubts.get(&user).is_some_and(is_old),
-            Standing::Theirs => true,
-        };
-        if goes {
+    for Suspects { user, place, unknown, are_doubtful } in suspects(tx, group)? {
+        let may_answer = unknown.iter().any(|user| unanswered.contains(user));
+        let is_over = |doubt: &Doubt| doubt.is_over(&place, may_answer, tx.now());
+        if !are_doubtful || doubts.get(&user).is_some_and(is_over) {
             leaves.extend(place.into_leaf_keys());
         }
     }
     Ok((!leaves.is_empty()).then_some(Change::Remove(leaves)))
 }
 
-/// Forgets those in whose places nobody is any more whom they may have let in, or who may be them. The others are looked for
-/// again. This user's own place is no matter of admins: its devices shut others out of it ([`super::evict`]).
-pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let outcasts = clients(tx, id)?;
-    let (mut present, mut doubtful) = (BTreeSet::new(), Vec::new());
-    match GroupState::find(tx, id) {
-        Ok(Some(group)) => {
-            for (user, place) in places::of_others(tx, &group)? {
-                if standing(tx, &place, &outcasts)? == Standing::Doubtful {
-                    doubtful.push(user);
-                }
-                for client in place.clients().filter(|client| outcasts.contains(&client.client_key)) {
-                    if !is_whole(tx, &place, &client.user)? {
-                        present.insert(client.client_key);
-                    }
-                }
-            }
-        }
-        Ok(None) | Err(Error::NotMember) => {}
-        Err(error) => return Err(error),
+impl Doubt {
+    /// Whether all who are in the place had their time to show whose they are.
+    fn is_over(&self, place: &UserPlace, may_answer: bool, now: u64) -> bool {
+        let has_passed = |since: u64, time: u64| since.saturating_add(time) <= now;
+        let were_all_there = place.leaves.iter().all(|(leaf_key, _)| self.leaves.contains(leaf_key));
+        has_passed(self.since, LONGEST_PATIENCE)
+            || were_all_there && !may_answer && has_passed(self.grown, PATIENCE)
     }
-    note_doubts(tx, id, &doubtful)?;
-    for client_key in outcasts {
-        let key = params![id.to_mls(), client_key.as_bytes(), integer(tx.now().saturating_add(LOOK_AGAIN))];
-        let sql = if present.contains(&client_key) {
-            "UPDATE outcasts SET due = ?3 WHERE group_id = ?1 AND client_key = ?2"
-        } else {
-            "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2 AND ?3 > 0"
+}
+
+/// Whoever is where removed devices are or were, and no device is known that a user has.
+struct Suspects {
+    user: Pseudonym,
+    place: UserPlace,
+    /// The users whose devices those say to be that no lookup confirmed.
+    unknown: BTreeSet<UserName>,
+    are_doubtful: bool,
+}
+
+/// Those whom this device is to remove, or may be. None if it is no admin's.
+fn suspects(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Suspects>> {
+    let outcasts = clients(tx, &group.id)?;
+    let mut suspects = Vec::new();
+    if outcasts.is_empty() || !group.is_admin(&group.leaf.public_key()) {
+        return Ok(suspects);
+    }
+    for (user, place) in places::of_others(tx, group)? {
+        let are_doubtful = match standing(tx, &place, &outcasts)? {
+            Standing::Free | Standing::Shared => continue,
+            Standing::Doubtful => true,
+            Standing::Theirs => false,
         };
-        tx.sql().execute(sql, key)?;
+        let others = place.present().filter(|client| !outcasts.contains(&client.client_key));
+        let unknown = others.map(|client| client.user.clone()).collect();
+        suspects.push(Suspects { user, place, unknown, are_doubtful });
     }
+    Ok(suspects)
+}
+
+/// Whether this device is to remove members of a group, or may be once it has asked whose they are.
+pub(crate) fn has_suspects(tx: &Tx<'_>, group: &GroupState) -> Result<bool> {
+    Ok(!suspects(tx, group)?.is_empty())
+}
+
+/// The users of whom they say to be, as far as no lookup confirmed it.
+pub(crate) fn users_of_suspects(tx: &Tx<'_>, group: &GroupState) -> Result<BTreeSet<UserName>> {
+    Ok(suspects(tx, group)?.into_iter().flat_map(|suspects| suspects.unknown).collect())
+}
+
+/// Forgets those in whose places nobody is any more, and those that are their users' again. The others are looked for again,
+/// also where they went: they may come back by what they know, and under a key of which nobody knows whose it is. This user's own
+/// place is no matter of admins: its devices shut others out of it ([`super::evict`]). Where this device is out of the group it
+/// looks when it comes in again.
+pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let group = match GroupState::find(tx, id) {
+        Ok(Some(group)) => group,
+        Ok(None) | Err(Error::NotMember) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let outcasts = clients(tx, id)?;
+    let (mut known, mut doubtful) = (BTreeSet::new(), Vec::new());
+    for (user, place) in places::of_others(tx, &group)? {
+        let clients = place.clients().map(|client| client.client_key);
+        known.extend(clients.filter(|client_key| outcasts.contains(client_key)));
+        if standing(tx, &place, &outcasts)? == Standing::Doubtful {
+            doubtful.push((user, place.into_leaf_keys().collect()));
+        }
+    }
+    note_doubts(tx, id, doubtful)?;
+    for client_key in noted(tx, id)?.iter().filter(|client_key| !known.contains(*client_key)) {
+        let sql = "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2";
+        tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes()])?;
+    }
+    let sql = "UPDATE outcasts SET due = ?2 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), integer(tx.now().saturating_add(LOOK_AGAIN))])?;
     Ok(())
 }
 
-/// Forgets which places are doubted: this device is in the group no more.
-pub(super) fn forget_doubts(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// Forgets which places of a group are doubted, which this device is about to be in no more; and the removed devices of those
+/// that ended so long ago that nothing is known of their places any more.
+pub(super) fn ends(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let sql = "DELETE FROM outcasts
+                WHERE group_id IN (SELECT group_id FROM groups WHERE active = 0)
+                  AND group_id NOT IN (SELECT group_id FROM former_leaves)";
+    tx.sql().execute(sql, [])?;
+    forget_doubts(tx, id)
+}
+
+fn forget_doubts(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     tx.sql().execute("DELETE FROM doubted_places WHERE group_id = ?1", [id.to_mls()])?;
     Ok(())
 }
@@ -156,45 +223,54 @@ fn standing(tx: &Tx<'_>, place: &UserPlace, outcasts: &[PublicKey]) -> Result<St
         }
     }
     let are_all_known = place.leaves.iter().all(|(_, client)| client.as_ref().is_some_and(is_outcast));
-    let theirs = are_all_known || place.clients().all(is_outcast);
+    let theirs = are_all_known || !place.is_severed && place.clients().all(is_outcast);
     Ok(if theirs { Standing::Theirs } else { Standing::Doubtful })
 }
 
-/// Whether nobody is in a place but confirmed devices of a user: they let in nobody but each other.
-fn is_whole(tx: &Tx<'_>, place: &UserPlace, user: &UserName) -> Result<bool> {
-    for (_, client) in &place.leaves {
-        let Some(client) = client else { return Ok(false) };
-        if identity::confirmed(tx, &client.client_key)?.as_ref() != Some(user) {
-            return Ok(false);
+/// The removed devices of a group. One that a lookup has shown since to be a user's is none of them.
+fn clients(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
+    let mut clients = Vec::new();
+    for client_key in noted(tx, id)? {
+        if identity::confirmed(tx, &client_key)?.is_none() {
+            clients.push(client_key);
         }
     }
-    Ok(true)
+    Ok(clients)
 }
 
-fn clients(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
+fn noted(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
     let mut statement = tx.sql().prepare_cached("SELECT client_key FROM outcasts WHERE group_id = ?1")?;
     let keys = statement.query_map([id.to_mls()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
     keys.iter().map(|key| fixed(key, "a key")).collect()
 }
 
-/// The places that are doubted, and since when, in seconds since 1970.
-fn doubts(tx: &Tx<'_>, id: &GroupId) -> Result<HashMap<Pseudonym, u64>> {
-    let mut statement =
-        tx.sql().prepare_cached("SELECT pseudonym, since FROM doubted_places WHERE group_id = ?1")?;
+/// The places that are doubted.
+fn doubts(tx: &Tx<'_>, id: &GroupId) -> Result<HashMap<Pseudonym, Doubt>> {
+    let sql = "SELECT pseudonym, since, grown, leaves FROM doubted_places WHERE group_id = ?1";
+    let mut statement = tx.sql().prepare_cached(sql)?;
     let rows = statement
-        .query_map([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<Vec<([u8; 16], u64)>, _>>()?;
-    Ok(rows.into_iter().map(|(user, since)| (Pseudonym(user), since)).collect())
+        .query_map([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect::<Result<Vec<([u8; 16], u64, u64, Vec<u8>)>, _>>()?;
+    let doubt = |(user, since, grown, leaves): ([u8; 16], u64, u64, Vec<u8>)| {
+        Ok((Pseudonym(user), Doubt { since, grown, leaves: decode(&leaves, "leaf keys")? }))
+    };
+    rows.into_iter().map(doubt).collect()
 }
 
-/// Notes which places are doubted. Those that were not before are from now on.
-fn note_doubts(tx: &Tx<'_>, id: &GroupId, doubtful: &[Pseudonym]) -> Result<()> {
+/// Notes which places are doubted, with the leaves that are there. A place that was not doubted before is from now on, and a leaf
+/// that was not there has its time from now on.
+fn note_doubts(tx: &Tx<'_>, id: &GroupId, doubtful: Vec<(Pseudonym, BTreeSet<PublicKey>)>) -> Result<()> {
     let before = doubts(tx, id)?;
     forget_doubts(tx, id)?;
-    for user in doubtful {
-        let since = before.get(user).copied().unwrap_or_else(|| tx.now());
-        let sql = "INSERT INTO doubted_places (group_id, pseudonym, since) VALUES (?1, ?2, ?3)";
-        tx.sql().execute(sql, params![id.to_mls(), user.0, integer(since)])?;
+    for (user, leaves) in doubtful {
+        let doubt = before.get(&user);
+        let since = doubt.map_or_else(|| tx.now(), |doubt| doubt.since);
+        let grown = doubt.filter(|doubt| leaves.is_subset(&doubt.leaves)).map(|doubt| doubt.grown);
+        let grown = grown.unwrap_or_else(|| tx.now());
+        let sql = "INSERT INTO doubted_places (group_id, pseudonym, since, grown, leaves)
+                   VALUES (?1, ?2, ?3, ?4, ?5)";
+        tx.sql()
+            .execute(sql, params![id.to_mls(), user.0, integer(since), integer(grown), encode(&leaves)])?;
     }
     Ok(())
 }

@@ -86,7 +86,8 @@ pub(super) fn is_blocked(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
 
 /// The membership is over.
 pub(super) fn deactivate(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    tx.sql().execute("UPDATE groups SET active = 0 WHERE group_id = ?1", [id.to_mls()])?;
+    let sql = "UPDATE groups SET active = 0, committed = ?2 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), integer(tx.now())])?;
     Ok(())
 }
 

@@ -134,7 +134,7 @@ impl GroupState {
         let group = Self { mls, id: self.id.clone(), leaf: self.leaf.clone() };
         group.learn(tx, &current.attributes)?;
         let after = rules::leaves(&group.mls);
-        places::follow(tx, &group, &places::leaves(&before))?;
+        places::catch_up(tx, &group, &places::leaves(&before))?;
         if !record::is_entering(tx, &group.id)? {
             let let_in = seen.as_ref().map(|seen| seen.trusted().clone()).unwrap_or_default();
             let before = Before { leaves: before, admins: before_policy.admins, let_in };
@@ -218,7 +218,7 @@ impl GroupState {
         }
         let (mls, submission, epoch) = entry.commit(tx, &id, current)?;
         let group = Self { mls, id, leaf };
-        places::follow(tx, &group, &before)?;
+        places::catch_up(tx, &group, &before)?;
         group.learn(tx, &current.attributes)?;
         group.keep_entry(tx, submission, epoch)
     }

@@ -114,14 +114,42 @@ pub(crate) fn confirmed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<Us
     name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
 }
 
-/// Whether a client is a device, of a user of this name or by whatever name the user goes by now, as the last lookup showed it
-/// whose identity is accepted. So is one that has been silent for so long that its credential ended; and all are while a reset
-/// waits for a person, since that is the AS's word alone.
+/// Whether a client is a device of some user, as far as lookups showed it whose identities are accepted. It may have been silent
+/// for so long that its credential ended: then it says to be of a user of this `name`, which the user may have had before. And
+/// while a reset waits for a person nothing is taken from anybody, since that is the AS's word alone.
 pub(crate) fn is_device(tx: &Tx<'_>, name: &UserName, client_key: &PublicKey) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM identities WHERE client_key = ?1 AND pending = 0)";
     let is_shown: bool =
         tx.sql().prepare_cached(sql)?.query_row([client_key.as_bytes()], |row| row.get(0))?;
-    Ok(is_shown || has_device(tx, name, client_key)? == Some(true))
+    if is_shown {
+        return Ok(true);
+    }
+    for user in called(tx, name)? {
+        let kept = find(tx, &user, Which::Accepted)?;
+        if kept.map(|kept| kept.has(&user, client_key)).transpose()? == Some(true) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The users that have a name, or had it when a leaf of theirs was made, each by its present name. Their identities are accepted.
+fn called(tx: &Tx<'_>, name: &UserName) -> Result<Vec<UserName>> {
+    // x'80' is an empty list.
+    let sql = "SELECT user, former FROM eids
+                WHERE pending = 0 AND (user = ?1 OR former <> x'80' AND substr(user, instr(user, '@') + 1) = ?2)";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let rows = statement
+        .query_map([name.to_string().as_str(), name.domain().as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(String, Vec<u8>)>, _>>()?;
+    let mut users = Vec::new();
+    for (user, former) in rows {
+        let user: UserName = user.parse().map_err(|_| Error::Damaged("a user name"))?;
+        if user == *name || decode::<Vec<UserName>>(&former, "names")?.contains(name) {
+            users.push(user);
+        }
+    }
+    Ok(users)
 }
 
 /// Compares a state of a user's identity, which one of the user's clients or a contact told, with those
@@ -395,9 +423,8 @@ pub(crate) fn has_device(tx: &Tx<'_>, name: &UserName, client: &PublicKey) -> Re
     if find(tx, name, Which::Pending)?.is_some() {
         return Ok(None);
     }
-    let Some(kept) = find(tx, name, Which::Accepted)? else { return Ok(None) };
-    let leaves = kept.public_eid()?.leaves(name)?;
-    Ok(Some(leaves.iter().any(|leaf| leaf.client_key == *client)))
+    let kept = find(tx, name, Which::Accepted)?;
+    kept.map(|kept| kept.has(name, client)).transpose()
 }
 
 /// Forgets users that this one has nothing to do with any more: no contacts, nobody in a group, nobody who asks or was
@@ -439,5 +466,11 @@ pub(super) fn forget_client(tx: &Tx<'_>, client: &PublicKey) -> Result<()> {
 impl Kept {
     pub(super) fn public_eid(&self) -> Result<PublicEid> {
         PublicEid::decode(&self.public_group).ok_or(Error::Damaged("an identity"))
+    }
+
+    /// Whether a client is in the identity of this user, confirmed or not.
+    fn has(&self, name: &UserName, client: &PublicKey) -> Result<bool> {
+        let leaves = self.public_eid()?.leaves(name)?;
+        Ok(leaves.iter().any(|leaf| leaf.client_key == *client))
     }
 }

@@ -165,8 +165,10 @@ pub(crate) fn use_key_package(
         .transpose()
 }
 
-/// Forgets all KeyPackages of a client that is invited into a group: the DS refuses them.
+/// Forgets the KeyPackages at hand of a client that is invited into a group: the DS refuses them. Those that another group's
+/// commit took stay: if that was accepted, they tell who came in by it.
 pub(crate) fn forget_invited(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
-    tx.sql().execute("DELETE FROM key_packages WHERE client_key = ?1", [client_key.as_bytes()])?;
+    let sql = "DELETE FROM key_packages WHERE client_key = ?1 AND reserved_for IS NULL";
+    tx.sql().execute(sql, [client_key.as_bytes()])?;
     Ok(())
 }

@@ -562,6 +562,34 @@ fn who_comes_back_with_another_user_key_tells_it_to_the_users_other_devices() {
 }
 
 #[test]
+fn who_comes_back_alone_in_its_place_tells_the_key_to_devices_on_their_way() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    keep_own_devices(&bob, &[&tablet]);
+    let client_key = tablet.account().client_key().public_key();
+    bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+    let earlier = bob.copy();
+    let commit = bob.stage(&id, &Change::UserKey).message;
+    bob.confirm(&id);
+    for other in [&alice, &mallory] {
+        other.receive(&commit).unwrap();
+    }
+    assert!(
+        earlier.store.read(crate::group::to_tell).unwrap().is_empty(),
+        "it was told of the key of before"
+    );
+    let back = earlier.rejoin(&id, &alice.shown(&id), &Differences::default()).unwrap();
+    alice.receive(&back).unwrap();
+    let found = earlier.store.read(crate::group::to_tell).unwrap();
+    let [(told, group)] = &found[..] else { panic!("{} devices are to be told", found.len()) };
+    assert_eq!(*told, client_key);
+    tablet.store.write(|tx| take_over(tx, std::slice::from_ref(group))).unwrap();
+    tablet.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
+    alice.receive(&tablet.outstanding(&id).unwrap().message).unwrap();
+}
+
+#[test]
 fn who_comes_back_makes_another_user_key_where_the_one_that_it_knows_does_not_fit() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);

@@ -1,11 +1,16 @@
 //! Removed devices in places of their own: admins' clients put them out, by whatever leaf they stay.
 
+use std::collections::BTreeSet;
+
 use super::{
     devices::{bring_in, device_apart, device_of, second_device},
     names::claim_to,
     *,
 };
-use crate::group::places;
+use crate::{
+    group::{Kind, places},
+    identity,
+};
 
 /// Alice's group with Bob and Mallory, and with Bob's tablet, which Alice added as a user of its own.
 struct Apart {
@@ -40,7 +45,14 @@ fn hears_of_removal(person: &Person, device: &Person) {
 
 /// The leaves that an admin's client is about to put out.
 fn to_cast_out(admin: &Person, id: &GroupId) -> Vec<PublicKey> {
-    let change = admin.store.read(|tx| crate::group::cast_out(tx, &GroupState::load(tx, id)?)).unwrap();
+    to_cast_out_without(admin, id, &[])
+}
+
+/// The same while the AS of some users does not answer.
+fn to_cast_out_without(admin: &Person, id: &GroupId, unanswered: &[&UserName]) -> Vec<PublicKey> {
+    let unanswered: BTreeSet<UserName> = unanswered.iter().copied().cloned().collect();
+    let cast_out = |tx: &Tx<'_>| crate::group::cast_out(tx, &GroupState::load(tx, id)?, &unanswered);
+    let change = admin.store.read(cast_out).unwrap();
     let Some(change) = change else { return Vec::new() };
     let Change::Remove(mut leaves) = change else { panic!("{change:?}") };
     leaves.sort();
@@ -51,8 +63,14 @@ fn look(admin: &Person, id: &GroupId) {
     admin.store.write(|tx| crate::group::look_for_outcasts_again(tx, id)).unwrap();
 }
 
+/// The users whom an admin's client asks the AS about before it puts anybody out.
+fn to_ask_about(admin: &Person, id: &GroupId) -> Vec<UserName> {
+    let users = admin.store.read(|tx| crate::group::users_of_suspects(tx, &GroupState::load(tx, id)?));
+    users.unwrap().into_iter().collect()
+}
+
 fn a_day_passes(admin: &Person) {
-    let sql = "UPDATE doubted_places SET since = since - 24 * 60 * 60";
+    let sql = "UPDATE doubted_places SET since = since - 24 * 60 * 60, grown = grown - 24 * 60 * 60";
     admin.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
 }
 
@@ -209,8 +227,58 @@ fn a_removed_device_beside_one_that_its_user_has_is_left_to_that_one() {
     }
     assert_eq!(alice.members(&id).len(), 3);
     look(&alice, &id);
-    assert_eq!(count(&alice, "outcasts"), 0, "nobody is beside Bob whom the tablet may have let in");
+    assert_eq!(count(&alice, "outcasts"), 1, "it may come back");
     assert_eq!(to_cast_out(&alice, &id), []);
+}
+
+/// Bob's phone is off when the tablet goes, so that the user's key stays.
+#[test]
+fn a_removed_device_that_went_and_comes_back_unknown_is_known_by_its_place() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], tablet, id) = with_removed_second_device(&issuer);
+    let known = tablet.store.read(handover).unwrap();
+    tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    let leaving = tablet.outstanding(&id).unwrap().message;
+    for other in [&alice, &mallory] {
+        other.receive(&leaving).unwrap();
+    }
+    let departure = alice.stage(&id, &Change::Update);
+    alice.confirm(&id);
+    mallory.receive(&departure.message).unwrap();
+    for _ in 0..2 {
+        assert_eq!(to_cast_out(&alice, &id), []);
+        look(&alice, &id);
+    }
+    let ghost = device_of(&bob, &issuer);
+    ghost.store.write(|tx| take_over(tx, &known)).unwrap();
+    ghost.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
+    let entry = ghost.outstanding(&id).unwrap().message;
+    ghost.confirm(&id);
+    for other in [&alice, &mallory] {
+        other.receive(&entry).unwrap();
+    }
+    assert_eq!(to_cast_out(&alice, &id), [], "Bob's phone is there");
+    look(&alice, &id);
+    let removal = ghost.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+    ghost.confirm(&id);
+    for other in [&alice, &mallory] {
+        other.receive(&removal.message).unwrap();
+    }
+    assert_eq!(to_cast_out(&alice, &id), []);
+    look(&alice, &id);
+    a_day_passes(&alice);
+    puts_out(&alice, &[&ghost], &[&mallory], &id);
+}
+
+#[test]
+fn a_removed_device_that_is_its_users_again_stays() {
+    let Apart { alice, tablet, id, .. } = Apart::new();
+    hears_of_removal(&alice, &tablet);
+    assert_eq!(to_cast_out(&alice, &id), [tablet.leaf(&id)]);
+    alice.knows(&[&tablet]);
+    assert_eq!(to_cast_out(&alice, &id), []);
+    look(&alice, &id);
+    assert_eq!(count(&alice, "outcasts"), 0);
 }
 
 #[test]
@@ -233,9 +301,21 @@ fn whoever_may_be_another_device_of_the_user_has_a_day_to_say_so() {
     assert_eq!(to_cast_out(&alice, &id), []);
     {
         let alice = alice.copy();
+        assert_eq!(to_ask_about(&alice, &id), []);
         alice.receive(&phone.copy().send(&id)).unwrap();
+        assert_eq!(to_ask_about(&alice, &id), std::slice::from_ref(&bob.user));
         a_day_passes(&alice);
-        assert_eq!(to_cast_out(&alice, &id), leaves_of(&[&tablet, &phone], &id), "anybody can say anything");
+        let both = leaves_of(&[&tablet, &phone], &id);
+        assert_eq!(to_cast_out(&alice, &id), both, "anybody can say anything");
+        {
+            let alice = alice.copy();
+            for _ in 0..6 {
+                assert_eq!(to_cast_out_without(&alice, &id, &[&bob.user]), []);
+                look(&alice, &id);
+                a_day_passes(&alice);
+            }
+            assert_eq!(to_cast_out_without(&alice, &id, &[&bob.user]), both, "a week is over");
+        }
         alice.knows(&[&phone]);
         assert_eq!(to_cast_out(&alice, &id), []);
         look(&alice, &id);
@@ -243,6 +323,88 @@ fn whoever_may_be_another_device_of_the_user_has_a_day_to_say_so() {
     }
     a_day_passes(&alice);
     puts_out(&alice, &[&tablet, &phone], &[&mallory], &id);
+}
+
+#[test]
+fn whoever_came_in_last_has_a_day_and_nobody_stays_for_longer_than_a_week_by_coming_in() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], tablet, id) = with_removed_second_device(&issuer);
+    let removal = tablet.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+    tablet.confirm(&id);
+    alice.receive(&removal.message).unwrap();
+    let comes_in = || {
+        let phone = device_of(&bob, &issuer);
+        let entry = bring_in(&phone, &tablet, &id, &tablet.shown(&id));
+        for other in [&alice, &tablet] {
+            other.receive(&entry).unwrap();
+        }
+        phone.leaf(&id)
+    };
+    let mut leaves = vec![tablet.leaf(&id)];
+    for _ in 0..7 {
+        assert_eq!(to_cast_out(&alice, &id), leaves, "their time is over");
+        leaves.push(comes_in());
+        leaves.sort();
+        assert_eq!(to_cast_out(&alice, &id), []);
+        look(&alice, &id);
+        a_day_passes(&alice);
+    }
+    leaves.push(comes_in());
+    leaves.sort();
+    assert_eq!(to_cast_out(&alice, &id), leaves);
+}
+
+#[test]
+fn who_came_in_by_a_removed_device_is_asked_about_once_its_card_is_read() {
+    let Apart { issuer, alice, bob, mallory, tablet, id } = Apart::new();
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    tablet.receive(&alice.send(&id)).unwrap();
+    let phone = device_of(&bob, &issuer);
+    let entry = bring_in(&phone, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &bob, &mallory, &tablet] {
+        other.receive(&entry).unwrap();
+    }
+    hears_of_removal(&alice, &tablet);
+    assert_eq!(to_cast_out(&alice, &id), leaves_of(&[&tablet, &phone], &id), "nobody knows the phone");
+    let cards = phone.shown(&id).attributes;
+    alice.store.write(|tx| GroupState::load(tx, &id)?.learn(tx, &cards)).unwrap();
+    assert_eq!(to_cast_out(&alice, &id), [], "it has a day");
+    assert_eq!(to_ask_about(&alice, &id), std::slice::from_ref(&bob.user));
+    alice.knows(&[&phone]);
+    look(&alice, &id);
+    a_day_passes(&alice);
+    assert_eq!(to_cast_out(&alice, &id), []);
+    assert_eq!(to_ask_about(&alice, &id), []);
+}
+
+/// The credential of Bob's phone ended while it was off: lookups show it in his identity, and not as his device.
+#[test]
+fn a_removed_device_beside_a_silent_one_is_left_to_that_one() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], tablet, id) = with_removed_second_device(&issuer);
+    let change = |person: &Person, sql: &str, user: &UserName| {
+        person.store.write(|tx| Ok(tx.sql().execute(sql, [user.to_string()])?)).unwrap();
+    };
+    change(&alice, "DELETE FROM identities WHERE user = ?1", &bob.user);
+    let after_a_day = |alice: &Person| {
+        look(alice, &id);
+        a_day_passes(alice);
+        to_cast_out(alice, &id)
+    };
+    assert_eq!(after_a_day(&alice.copy()), leaves_of(&[&bob, &tablet], &id), "it is in nobody's identity");
+    let phone = bob.account().client_key();
+    alice.store.write(|tx| identity::eid::create(tx, &bob.user, &phone, None).map(drop)).unwrap();
+    assert_eq!(after_a_day(&alice), []);
+    // Another device of Bob's took another name for him.
+    let name: UserName = "rob@example.org".parse().unwrap();
+    alice.store.write(|tx| identity::rename(tx, &bob.user, &name)).unwrap();
+    assert_eq!(after_a_day(&alice), []);
+    let reset = "INSERT INTO eids (user, pending, founder, founding, incarnation, epoch, transcript,
+                                   public_group, seen, verified)
+                 SELECT user, 1, founder, founding, incarnation + 1, 0, transcript, public_group, seen, 0
+                   FROM eids WHERE user = ?1";
+    change(&alice, reset, &name);
+    assert_eq!(after_a_day(&alice), [], "that is the AS's word alone");
 }
 
 #[test]
@@ -257,33 +419,138 @@ fn who_could_not_follow_knows_whose_place_it_is_all_the_same() {
         other.receive(&back).unwrap();
     }
     hears_of_removal(&alice, &tablet);
+    assert_eq!(to_cast_out(&alice, &id), [], "another user may have come with that pseudonym");
+    look(&alice, &id);
+    a_day_passes(&alice);
     puts_out(&alice, &[&tablet], &[&bob, &mallory], &id);
+}
+
+/// Alice tells everybody who is in the group, and removes Mallory.
+fn is_removed(mallory: &Person, alice: &Person, others: &[&Person], id: &GroupId) {
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, id)?)).unwrap();
+    let introduction = alice.send(id);
+    let removal = alice.stage(id, &Change::Remove(vec![mallory.leaf(id)]));
+    alice.confirm(id);
+    for other in others.iter().chain([&mallory]) {
+        other.receive(&introduction).unwrap();
+        other.receive(&removal.message).unwrap();
+    }
+}
+
+/// Alice adds Mallory again, and makes her an admin.
+fn is_back(mallory: &Person, alice: &Person, others: &[&Person], id: &GroupId) {
+    let addition = alice.add(id, &[mallory]);
+    let admins = [alice, mallory]
+        .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, id)?).pseudonym)).unwrap());
+    let naming = alice.stage(id, &Change::Admins(admins.to_vec()));
+    alice.confirm(id);
+    for other in others {
+        other.receive(&addition).unwrap();
+        other.receive(&naming.message).unwrap();
+    }
+    mallory.receive(&naming.message).unwrap();
 }
 
 #[test]
 fn who_was_out_meanwhile_knows_whose_place_it_is_all_the_same() {
     let Apart { alice, bob, mallory, tablet, id, .. } = Apart::new();
-    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
-    let introduction = alice.send(&id);
-    let removal = alice.stage(&id, &Change::Remove(vec![mallory.leaf(&id)]));
-    alice.confirm(&id);
-    for other in [&bob, &mallory, &tablet] {
-        other.receive(&introduction).unwrap();
-        other.receive(&removal.message).unwrap();
-    }
+    is_removed(&mallory, &alice, &[&bob, &tablet], &id);
     comes_back_unknown(&tablet, &[&alice, &bob], &id);
-    let addition = alice.add(&id, &[&mallory]);
-    let admins = [&alice, &mallory]
-        .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap());
-    let naming = alice.stage(&id, &Change::Admins(admins.to_vec()));
-    alice.confirm(&id);
-    for other in [&bob, &tablet] {
-        other.receive(&addition).unwrap();
-        other.receive(&naming.message).unwrap();
-    }
-    mallory.receive(&naming.message).unwrap();
     hears_of_removal(&mallory, &tablet);
+    assert!(mallory.store.read(crate::group::with_outcasts).unwrap().is_empty(), "she is out");
+    look(&mallory, &id);
+    is_back(&mallory, &alice, &[&bob, &tablet], &id);
+    assert_eq!(mallory.store.read(crate::group::with_outcasts).unwrap(), std::slice::from_ref(&id));
+    assert_eq!(to_cast_out(&mallory, &id), [], "another user may have come with that pseudonym");
+    look(&mallory, &id);
+    a_day_passes(&mallory);
     assert_eq!(to_cast_out(&mallory, &id), [tablet.leaf(&id)]);
+}
+
+#[test]
+fn who_was_out_meanwhile_puts_nobody_out_at_once_who_came_with_a_removed_devices_pseudonym() {
+    let Apart { issuer, alice, bob, mallory, tablet, id } = Apart::new();
+    is_removed(&mallory, &alice, &[&bob, &tablet], &id);
+    hears_of_removal(&mallory, &tablet);
+    // Whoever has the tablet had seen Carol's KeyPackage, and let the tablet be added with its pseudonym.
+    let pseudonym = tablet.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    let leaving = tablet.outstanding(&id).unwrap().message;
+    let carol = person("carol", &issuer);
+    alice.receive(&leaving).unwrap();
+    let departure = alice.stage(&id, &Change::Update).message;
+    alice.confirm(&id);
+    let carols = carol.offer_as(pseudonym, &alice);
+    let addition = alice.stage(&id, &Change::Add(vec![carols])).message;
+    alice.confirm(&id);
+    for message in [&leaving, &departure, &addition] {
+        bob.receive(message).unwrap();
+    }
+    is_back(&mallory, &alice, &[&bob], &id);
+    assert_eq!(to_cast_out(&mallory, &id), []);
+    look(&mallory, &id);
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    mallory.receive(&alice.send(&id)).unwrap();
+    assert_eq!(to_ask_about(&mallory, &id), std::slice::from_ref(&carol.user));
+    mallory.knows(&[&carol]);
+    a_day_passes(&mallory);
+    assert_eq!(to_cast_out(&mallory, &id), []);
+}
+
+#[test]
+fn who_moves_into_another_place_knows_whose_places_the_others_are_all_the_same() {
+    let Apart { issuer, alice, bob, mallory, tablet, id } = Apart::new();
+    let laptop = device_of(&alice, &issuer);
+    let addition = alice.add(&id, &[&laptop]);
+    for other in [&bob, &mallory, &tablet] {
+        other.receive(&addition).unwrap();
+    }
+    laptop.receive(&tablet.say(&id, "here")).unwrap();
+    hears_of_removal(&laptop, &tablet);
+    comes_back_unknown(&tablet, &[&alice, &bob, &mallory, &laptop], &id);
+    laptop.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    let leaving = laptop.outstanding(&id).unwrap().message;
+    laptop.confirm(&id);
+    alice.receive(&leaving).unwrap();
+    let handover = alice.store.read(handover).unwrap().remove(0);
+    let entry = handover::PendingEntry { handover, delivery: delivery() };
+    let shown = CurrentGroup { proposals: vec![leaving], ..alice.shown(&id) };
+    laptop.store.write(|tx| GroupState::enter(tx, &entry, &shown)).unwrap();
+    laptop.confirm(&id);
+    assert_eq!(to_cast_out(&laptop, &id), [tablet.leaf(&id)]);
+}
+
+#[test]
+fn an_own_commit_takes_nobody_out_of_a_place_before_it_is_accepted() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], tablet, id) = with_removed_second_device(&issuer);
+    bob.stage(&id, &Change::Remove(vec![tablet.leaf(&id)]));
+    let late = bob.copy();
+    late.store.write(|tx| GroupState::load(tx, &id)?.too_late(tx, Kind::Commit)).unwrap();
+    assert_eq!(count(&late, "former_leaves"), 0);
+    bob.confirm(&id);
+    assert_eq!(count(&bob, "former_leaves"), 1);
+}
+
+#[test]
+fn of_a_group_that_ended_whoever_said_who_it_is_is_remembered_for_a_quarter_of_a_year() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    mallory.receive(&alice.add(&id, &[&person("stranger", &issuer)])).unwrap();
+    let removal = alice.stage(&id, &Change::Remove(vec![mallory.leaf(&id)]));
+    mallory.receive(&removal.message).unwrap();
+    hears_of_removal(&mallory, &bob);
+    let kept = || ["former_leaves", "outcasts"].map(|table| count(&mallory, table));
+    let another_ends = || {
+        let other = mallory.create();
+        mallory.store.write(|tx| GroupState::load(tx, &other)?.end(tx)).unwrap();
+    };
+    another_ends();
+    assert_eq!(kept(), [2, 1], "Alice and Bob, and not the stranger");
+    let sql = "UPDATE groups SET committed = committed - 92 * 24 * 60 * 60";
+    mallory.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+    another_ends();
+    assert_eq!(kept(), [0, 0]);
 }
 
 #[test]
@@ -324,7 +591,7 @@ fn a_removed_device_has_nobody_else_put_out() {
 
 #[test]
 fn of_the_leaves_that_went_devices_are_remembered_before_others() {
-    let Trio { alice, bob, id, .. } = Trio::with_bob();
+    let Trio { issuer, alice, bob, id, .. } = Trio::with_bob();
     alice.knows(&[&bob]);
     let user = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
     let go = |leaf_keys: &[PublicKey]| {
@@ -334,10 +601,14 @@ fn of_the_leaves_that_went_devices_are_remembered_before_others() {
     let unknown: Vec<_> = (0..places::MOST + 5).map(|_| PublicKey::new(rand::random())).collect();
     go(&unknown);
     assert_eq!(count(&alice, "former_leaves"), i64::from(places::MOST));
-    let (account, leaf) = (bob.account(), SigningKey::generate());
-    let link = IdentityLink::sign(&account.client_key(), account.credential().unwrap(), Some(&id), &leaf);
-    let leaf_key = leaf.public_key();
-    alice.store.write(|tx| links::told(tx, &id, &leaf_key, &link)).unwrap();
+    let leaf_of = |device: &Person| {
+        let (account, leaf) = (device.account(), SigningKey::generate());
+        let link = IdentityLink::sign(&account.client_key(), account.credential().unwrap(), Some(&id), &leaf);
+        let leaf_key = leaf.public_key();
+        alice.store.write(|tx| links::told(tx, &id, &leaf_key, &link)).unwrap();
+        leaf_key
+    };
+    let leaf_key = leaf_of(&bob);
     go(&[leaf_key]);
     go(&unknown);
     assert_eq!(count(&alice, "former_leaves"), i64::from(places::MOST));
@@ -348,4 +619,16 @@ fn of_the_leaves_that_went_devices_are_remembered_before_others() {
     };
     assert!(is_kept(&leaf_key) && is_kept(&unknown[0]));
     assert!(!is_kept(&unknown[unknown.len() - 1]), "the latest that nobody knows");
+    // A device that was removed before anybody looked it up.
+    let tablet = device_of(&bob, &issuer);
+    let tablets = leaf_of(&tablet);
+    go(&[tablets]);
+    assert!(!is_kept(&tablets));
+    hears_of_removal(&alice, &tablet);
+    // One device under many keys.
+    let many: Vec<_> = (0..places::MOST + 5).map(|_| leaf_of(&bob)).collect();
+    go(&many);
+    go(&[tablets]);
+    assert!(is_kept(&tablets) && is_kept(&leaf_key) && is_kept(&unknown[0]));
+    assert!(!many.iter().any(is_kept));
 }

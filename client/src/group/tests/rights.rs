@@ -74,6 +74,30 @@ fn nobody_is_invited_in_as_a_device_of_who_invites() {
 }
 
 #[test]
+fn a_group_that_refuses_somebody_leaves_the_key_package_that_another_groups_commit_took() {
+    let Trio { alice, carol, id, .. } = Trio::alone();
+    let other = alice.create();
+    alice.knows(&[&carol]);
+    let client_key = carol.account().client_key().public_key();
+    let invite = |group: &GroupId| {
+        alice.store.write(|tx| invitations::invite(tx, group, &client_key, &carol.user)).unwrap();
+    };
+    [&id, &other].into_iter().for_each(invite);
+    let taken = carol.offer_to(&alice);
+    alice.stage(&other, &Change::Add(vec![taken]));
+    // The answer is lost, and the first group takes another one, which the DS refuses.
+    assert_ne!(carol.offer_to(&alice), taken);
+    alice.store.write(|tx| crate::group::withdraw_invitation(tx, &id, &client_key)).unwrap();
+    assert_eq!(alice.store.write(|tx| key_package_of(tx, &client_key)).unwrap(), None);
+    alice.confirm(&other);
+    let shown = alice.members(&other);
+    assert!(shown.iter().any(|member| member.leaf_key == taken && member.user.as_ref() == Some(&carol.user)));
+    for group in [&id, &other] {
+        assert_eq!(alice.store.read(|tx| invitations::of_group(tx, group)).unwrap(), []);
+    }
+}
+
+#[test]
 fn no_member_takes_another_pseudonym_address_or_user_key() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);

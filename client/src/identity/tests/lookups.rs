@@ -312,6 +312,45 @@ async fn a_leaf_with_a_former_name_counts_for_those_who_saw_the_user_have_it() {
 }
 
 #[tokio::test]
+async fn a_silent_device_stays_its_users_after_a_change_of_name_and_while_a_reset_waits() {
+    let (phone, mut server, bob) = world();
+    let mut laptop = Device::new(&alice());
+    server.link(&phone, &mut laptop);
+    sees(&server, &bob).await.unwrap();
+    let is_theirs = |device: &Device| bob.write(|tx| is_device(tx, &alice(), &device.public_key()));
+    let is_shown = |device: &Device| bob.write(|tx| confirmed(tx, &device.public_key())).is_some();
+    // The laptop is off, and the AS shows no credential of it any more.
+    server.clients.pop();
+    sees(&server, &bob).await.unwrap();
+    assert!(is_theirs(&laptop) && !is_shown(&laptop));
+
+    let alicia: UserName = "alicia@example.org".parse().unwrap();
+    let key = RecoveryKey::generate();
+    let commit = phone.make(&Change::Rename { to: &alicia, proof: (&key).into() });
+    server.accept(&phone, &commit);
+    server.name = alicia.clone();
+    server.clients.clear();
+    server.vouch_for(&phone);
+    look_up(&server, &bob.store, &alicia).await.unwrap();
+    assert!(is_theirs(&laptop) && !is_shown(&laptop), "its leaf has the name of before");
+
+    // Somebody else takes the name.
+    let mut other = Device::new(&alice());
+    let others = As::with(&mut other);
+    assert_eq!(sees(&others, &bob).await.unwrap(), [other.public_key()]);
+    assert!(is_theirs(&laptop) && is_theirs(&other));
+    assert_eq!(bob.write(|tx| known::has_device(tx, &alice(), &laptop.public_key())), Some(false));
+
+    let mut thief = Device::new(&alicia);
+    server.reset(&mut thief);
+    let reset = look_up(&server, &bob.store, &alicia).await.map(drop);
+    assert!(matches!(reset, Err(Error::Identity(IdentityError::Reset))), "{reset:?}");
+    assert!(is_theirs(&laptop) && !is_theirs(&thief), "that is the AS's word alone");
+    assert!(bob.write(|tx| accept_reset(tx, &alicia)));
+    assert!(!is_theirs(&laptop) && is_theirs(&thief));
+}
+
+#[tokio::test]
 async fn a_credential_may_begin_a_little_later_than_the_readers_clock_says() {
     for (later, is_good) in [(200, true), (3_600, false)] {
         let (phone, mut server, bob) = world();

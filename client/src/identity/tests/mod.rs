@@ -28,7 +28,7 @@ use super::{
     audit::audit,
     claims,
     eid::{self, Change, EidWelcome},
-    known::{self, Which, accept_reset, compare, confirmed, own_state, set_verified},
+    known::{self, Which, accept_reset, compare, confirmed, is_device, own_state, set_verified},
     lookup::{self, Records, look_up},
     public_eid::PublicEid,
     silence,

@@ -16,7 +16,7 @@ CREATE TABLE groups (
     next_number INTEGER NOT NULL,       -- of this device's next application message
     attributes_key BLOB,                -- opens attributes of leaves; null until it was told
     attributes BLOB NOT NULL DEFAULT x'', -- the application's, of this device's leaf
-    committed INTEGER NOT NULL,         -- seconds since 1970: this device's last commit, or its coming in
+    committed INTEGER NOT NULL,         -- seconds since 1970: this device's last commit, or its coming in; once it is out, its end
     proposed INTEGER,                   -- seconds since 1970: since when proposals of others wait
     leaving INTEGER NOT NULL DEFAULT 0, -- 1 from when this device wants to leave until it is out, or was refused
     successor BLOB,                     -- the MLS group id of the group that was founded in place of this one
@@ -101,13 +101,15 @@ CREATE TABLE links (
     PRIMARY KEY (group_id, leaf_key)
 ) STRICT;
 
--- Leaves that were in a user's place and went, until the user is in the group no more: of each user a hundred at most.
--- With the links of these leaves, whoever was in the place is known by name. Of a group that this device is out of, all
--- leaves that were in it then.
+-- Leaves that were in a user's place and went, until the user is in the group no more: of each user a hundred at most, and
+-- one of each client. With the links of these leaves, whoever was in the place is known by name. Of a group that this device
+-- is out of, also the leaves that were in it then, with links, for a quarter of a year.
 CREATE TABLE former_leaves (
     group_id BLOB NOT NULL,
     leaf_key BLOB NOT NULL,
     pseudonym BLOB NOT NULL,            -- the user's
+    severed INTEGER NOT NULL DEFAULT 0, -- 1 once none of the user's leaves was there any more that this device knew when it
+                                        -- saw the group last: the place may be another user's
     PRIMARY KEY (group_id, leaf_key, pseudonym)
 ) STRICT;
 
@@ -153,11 +155,12 @@ CREATE TABLE evictions (
 ) STRICT;
 
 -- Clients that are no clients of their users any more, in groups where a leaf is one by its link or was, until nobody is
--- in that leaf's place whom they may have let in. Of each group not more than it has links.
+-- in that leaf's place any more. Of each group not more than it has links.
 CREATE TABLE outcasts (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
-    due INTEGER NOT NULL,               -- seconds since 1970: when to remove them, or to look whether somebody did
+    due INTEGER NOT NULL,               -- seconds since 1970: when to remove them, or to look whether somebody did; in a group
+                                        -- that this device is out of, not before it comes in again
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 
@@ -167,6 +170,8 @@ CREATE TABLE doubted_places (
     group_id BLOB NOT NULL,
     pseudonym BLOB NOT NULL,            -- the user's
     since INTEGER NOT NULL,             -- seconds since 1970: the first look that showed it
+    grown INTEGER NOT NULL,             -- seconds since 1970: the look that showed the last leaf which came in
+    leaves BLOB NOT NULL,               -- the keys of the leaves in it: CBOR
     PRIMARY KEY (group_id, pseudonym)
 ) STRICT;
 
