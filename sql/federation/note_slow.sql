@@ -13,7 +13,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
          = ROW(excluded.state, excluded.reason, excluded.failures, excluded.next_try, excluded.is_heard);
     DELETE FROM federation.prompt_homeservers p WHERE p.domain = note_slow.domain;
     UPDATE federation.due d
-       SET due = CASE WHEN d.holder IS NULL AND d.standing IN ('failing', 'stranger') THEN now() ELSE d.due END,
+       SET due = CASE WHEN d.holder IS NULL AND d.standing IN ('failing', 'stranger') AND d.refusals = 0 AND d.breaks = 0
+                      THEN now() ELSE d.due END,
            standing = federation.standing(note_slow.domain)
      WHERE (d.domain, d.lane) IN (
            SELECT o.domain, o.lane

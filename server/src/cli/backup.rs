@@ -24,6 +24,7 @@ use super::{
     own_settings::OwnSettings,
     private_cluster,
     roles::Roles,
+    say::say,
     user::load,
 };
 use crate::{
@@ -84,7 +85,7 @@ pub struct Backup {
 pub async fn run(backup: Backup) -> anyhow::Result<ExitCode> {
     if backup.verify {
         let (dir, manifest) = verify(backup.dir).await?;
-        println!("postern: the backup in {} is whole: {}", dir.display(), describe(&manifest));
+        say(format_args!("the backup in {} is whole: {}", dir.display(), describe(&manifest)));
         expect_to_open(&dir, &manifest, &backup.settings)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -106,12 +107,12 @@ pub async fn run(backup: Backup) -> anyhow::Result<ExitCode> {
     };
     let stopped = private_cluster::stop(cluster).await;
     let manifest = done?;
-    println!("postern: backed up into {}: {}, verified", backup.dir.display(), describe(&manifest));
+    say(format_args!("backed up into {}: {}, verified", backup.dir.display(), describe(&manifest)));
     if let Some(id) = &manifest.database.master_key {
         let place = config.master_key_file().map_or("the key".to_owned(), |file| file.display().to_string());
-        println!(
-            "postern: the master key is not in it: keep {place} (id {id}) in another place, or the backup opens for nobody"
-        );
+        say(format_args!(
+            "the master key is not in it: keep {place} (id {id}) in another place, or the backup opens for nobody"
+        ));
     }
     let dropped = backup.keep.map_or(Ok(()), |keep| drop_oldest(&backup.dir, &manifest, keep.into()));
     let noted = noted.context("the database could not be told: operator.health will miss it");
@@ -129,21 +130,21 @@ pub async fn run(backup: Backup) -> anyhow::Result<ExitCode> {
 /// The configuration has keys, and none of them does.
 fn expect_to_open(dir: &Path, manifest: &Manifest, settings: &Settings) -> anyhow::Result<()> {
     if let Some(id) = &manifest.database.master_key {
-        println!("postern: it opens with the master key with the id {id}");
+        say(format_args!("it opens with the master key with the id {id}"));
     }
     if !Manifest::is_vouched_for(dir) {
-        println!("postern: nobody vouches for it: a restore will want --unauthenticated");
+        say(format_args!("nobody vouches for it: a restore will want --unauthenticated"));
         return Ok(());
     }
     // It needs no configuration.
     let Ok(config) = load(settings) else { return Ok(()) };
     let keys = Sources::of(&config).at_hand()?;
     if keys.is_empty() {
-        println!("postern: the key that vouches for it is not at hand");
+        say(format_args!("the key that vouches for it is not at hand"));
         return Ok(());
     }
     manifest.expect_authentic(dir, &keys)?;
-    println!("postern: the master key at hand vouches for it");
+    say(format_args!("the master key at hand vouches for it"));
     Ok(())
 }
 
@@ -316,7 +317,7 @@ fn drop_oldest(dir: &Path, made: &Manifest, keep: usize) -> anyhow::Result<()> {
         let going = partial(&old);
         let remove = || fs::rename(&old, &going).and_then(|()| fs::remove_dir_all(&going));
         remove().with_context(|| format!("cannot remove the old backup {}", old.display()))?;
-        println!("postern: removed the old backup {}", old.display());
+        say(format_args!("removed the old backup {}", old.display()));
     }
     Ok(())
 }
@@ -327,7 +328,7 @@ async fn note(config: &Config) -> anyhow::Result<()> {
     let is_standby =
         client.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(DatabaseError::from)?;
     if is_standby.get(0) {
-        println!("postern: this is a standby: tell the primary, SELECT operator.note_backup()");
+        say(format_args!("this is a standby: tell the primary, SELECT operator.note_backup()"));
         return Ok(());
     }
     client.execute("SELECT operator.note_backup()", &[]).await.map_err(DatabaseError::from)?;
@@ -389,7 +390,7 @@ async fn back_up(
         "the database was migrated, or its master key changed, while it was backed up: try again"
     );
 
-    println!("postern: verifying");
+    say(format_args!("verifying"));
     // The dump opens to its end.
     Program::new(&bin, "pg_restore", PURPOSE)
         .args(["--file=/dev/null"])

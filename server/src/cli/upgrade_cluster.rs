@@ -3,7 +3,7 @@
 use clap::Args;
 use postern_cluster::{ClusterOptions, Upgraded, drop_kept, upgrade};
 
-use super::user::load;
+use super::{say::say, user::load};
 use crate::{
     config::{Config, Settings},
     telemetry,
@@ -27,31 +27,31 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
 
 fn upgrade_to_newest(config: &Config) -> anyhow::Result<()> {
     let options = ClusterOptions::new(&config.data_dir, &config.extension_dir);
-    match upgrade(&options, &|step| println!("postern: {step} …"))? {
+    match upgrade(&options, &|step| say(format_args!("{step} …")))? {
         Upgraded::Current(major) => {
-            println!(
-                "postern: the private cluster is PostgreSQL {major}'s; no newer one is here together with its extension"
-            );
+            say(format_args!(
+                "the private cluster is PostgreSQL {major}'s; no newer one is here together with its extension"
+            ));
         }
         Upgraded::Done { from, to, kept, refused, is_decided } => {
-            println!(
-                "postern: the private cluster is PostgreSQL {to}'s now; the one of PostgreSQL {from} stays in {}",
+            say(format_args!(
+                "the private cluster is PostgreSQL {to}'s now; the one of PostgreSQL {from} stays in {}",
                 kept.display()
-            );
+            ));
             if let Some(file) = refused {
-                println!(
-                    "postern: PostgreSQL {to} does not take your settings (ALTER SYSTEM) as they are: they are in {}, make them again",
+                say(format_args!(
+                    "PostgreSQL {to} does not take your settings (ALTER SYSTEM) as they are: they are in {}, make them again",
                     file.display()
-                );
+                ));
             }
             if !is_decided {
-                println!(
-                    "postern: the database was restored, recovered or promoted before, and no server starts on it until you say whether it lost something: `postern generation begin`; if nothing at all was lost, `postern generation keep`; with the same settings"
-                );
+                say(format_args!(
+                    "the database was restored, recovered or promoted before, and no server starts on it until you say whether it lost something: `postern generation begin`; if nothing at all was lost, `postern generation keep`; with the same settings"
+                ));
             }
-            println!(
-                "postern: when all is well, `postern upgrade-cluster --drop-old` with the same settings deletes the old one"
-            );
+            say(format_args!(
+                "when all is well, `postern upgrade-cluster --drop-old` with the same settings deletes the old one"
+            ));
         }
     }
     Ok(())
@@ -60,10 +60,10 @@ fn upgrade_to_newest(config: &Config) -> anyhow::Result<()> {
 fn drop_old(config: &Config) -> anyhow::Result<()> {
     let dropped = drop_kept(&config.data_dir)?;
     if dropped.is_empty() {
-        println!("postern: no old cluster is kept");
+        say(format_args!("no old cluster is kept"));
     }
     for old in dropped {
-        println!("postern: deleted {}", old.display());
+        say(format_args!("deleted {}", old.display()));
     }
     Ok(())
 }

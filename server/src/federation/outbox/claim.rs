@@ -92,7 +92,8 @@ impl Claim {
         last.number >= self.first && last.id != self.ids.first().map(empty_id)
     }
 
-    /// Opens the deliveries. One that is damaged is set aside.
+    /// Opens the deliveries. One that is damaged is set aside, and comes alone: the others are told apart from it only by what
+    /// the other homeserver took last.
     ///
     /// # Errors
     /// This process does not have the master key, as one of the others does.
@@ -108,7 +109,11 @@ impl Claim {
                 None => Content { delivery: Delivery::empty(), refused: Some("damaged".to_owned()) },
             })
         };
-        self.ids.iter().zip(&self.sealed).map(open).collect()
+        let mut contents = self.ids.iter().zip(&self.sealed).map(open).collect::<Result<Vec<_>, _>>()?;
+        if let Some(damaged) = contents.iter().position(|content| content.refused.is_some()) {
+            contents.truncate(damaged.max(1));
+        }
+        Ok(contents)
     }
 
     /// The request for these contents, which are the first ones of the claim.
