@@ -290,7 +290,8 @@ impl Error {
             || matches!(self, Self::Behind | Self::NoTokenKey)
     }
 
-    /// Whether the server cannot be reached: then nothing else can be done there, either.
+    /// Whether the server cannot be reached: then nothing else can be done there, either. It is the own one: what another
+    /// domain's homeserver answers never becomes such an error ([`crate::elsewhere`]).
     pub(crate) fn server_is_away(&self) -> bool {
         matches!(self, Self::Server(error) if error.is_passing())
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postern_api::{Carried, Http, Limits, Side, Transport};
+use postern_api::{BoxError, Carried, Http, Limits, Response, Side, Transport};
 use postern_protocol::problem::{Problem, ProblemType};
 use tokio::time::timeout;
 
@@ -39,6 +39,22 @@ const GRACE: Duration = Duration::from_secs(10);
 fn silent() -> postern_api::Error {
     let problem = Problem::with_detail(ProblemType::HomeserverUnreachable, "it does not answer in time");
     postern_api::Error::Relay { side: Side::Pipe, problem }
+}
+
+/// An answer of another domain's homeserver, unless that one is away or has a fault, as it says itself, or answers with what
+/// the protocol does not know: this is a failure on the way there, and nothing that it says passes for one of the own
+/// homeserver, which would end all else that there is to do.
+fn answered(answer: http::Response<Vec<u8>>) -> postern_api::Result<http::Response<Vec<u8>>> {
+    if answer.status().is_success() {
+        return Ok(answer);
+    }
+    let error = match Response::from(answer.clone()).accepted() {
+        Err(error) if error.is_passing() || error.problem().is_none() => error,
+        _ => return Ok(answer),
+    };
+    let detail = error.problem().map_or_else(|| error.to_string(), |kind| kind.slug().to_owned());
+    let problem = Problem::with_detail(ProblemType::HomeserverRefused, detail);
+    Err(postern_api::Error::Relay { side: Side::Gateway, problem })
 }
 
 impl Reach {
@@ -112,7 +128,7 @@ impl Transport for Watched {
             self.reach.check()?;
             let carried = self.way.carry(request, Limits { time: limits.time + GRACE, ..limits });
             let answer = match timeout(limits.time, carried).await {
-                Ok(answer) => answer,
+                Ok(answer) => answer.and_then(|answer| answered(answer).map_err(BoxError::from)),
                 Err(_) => Err(self.unanswered().await.into()),
             };
             match &answer {
@@ -130,11 +146,12 @@ impl Transport for Watched {
 
 #[cfg(test)]
 mod tests {
+    use postern_api::Request;
     use postern_protocol::{key::SigningKey, name::Domain};
 
     use super::{super::tests::domain, *};
     use crate::{
-        error::Error,
+        error::{Error, goes_on},
         options::Options,
         server::Api,
         store::Store,
@@ -164,10 +181,25 @@ mod tests {
         }
     }
 
+    /// A way on which this status and body are answered.
+    #[derive(Debug)]
+    struct Says(u16, Vec<u8>);
+
+    impl Transport for Says {
+        fn carry(&self, _: http::Request<Vec<u8>>, _: Limits) -> Carried<'_> {
+            Box::pin(async { Ok(http::Response::builder().status(self.0).body(self.1.clone())?) })
+        }
+    }
+
     /// A way to another homeserver that does not answer, by this way to the own one.
     fn watched(own: impl Transport) -> Watched {
+        between(own, Silence)
+    }
+
+    /// A way to the own homeserver, and one to another through it.
+    fn between(own: impl Transport, way: impl Transport) -> Watched {
         let own = Http::through("https://home.example", own).unwrap();
-        Watched { way: Arc::new(Silence), reach: Arc::default(), own }
+        Watched { way: Arc::new(way), reach: Arc::default(), own }
     }
 
     #[tokio::test]
@@ -194,6 +226,27 @@ mod tests {
         let error = Error::from(*error.downcast::<postern_api::Error>().unwrap());
         assert!(error.server_is_away() && !error.another_is_away(), "{error}");
         assert!(way.reach.check().is_ok(), "it is asked again at once");
+    }
+
+    #[tokio::test]
+    async fn nothing_that_another_homeserver_answers_passes_for_the_own_one_being_away() {
+        let problem = |kind: &ProblemType| (kind.status().as_u16(), Problem::new(*kind).to_json());
+        let plain = [302, 400, 404, 429, 500, 502, 503, 504].map(|status| (status, b"<html>".to_vec()));
+        for (status, body) in ProblemType::ALL.iter().map(problem).chain(plain) {
+            let said = format!("{status} {}", String::from_utf8_lossy(&body));
+            let way = between(Presence, Says(status, body));
+            let reach = way.reach.clone();
+            let http = Http::through("https://x.example", way).unwrap();
+            let error = http.send(&Request::get("/as/keys")).await.unwrap_err();
+            let kind = error.problem();
+            let (is_problem, error) = (kind.is_some(), Error::from(error));
+            assert!(!error.server_is_away(), "{said}: {error}");
+            assert_eq!(error.another_is_away(), !is_problem, "{said}: {error}");
+            let is_left_alone = reach.0.lock().unwrap().last.is_some();
+            assert_eq!(is_left_alone, !is_problem, "{said}: one that failed is left alone for a while");
+            assert!(kind.is_none_or(|kind| !postern_api::Error::Refused(kind.into()).is_passing()), "{said}");
+            assert!(goes_on::<()>(Err(error)).is_ok(), "{said}: the other errands go on");
+        }
     }
 
     #[test]
