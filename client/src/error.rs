@@ -308,6 +308,13 @@ impl Error {
         )
     }
 
+    /// Whether somebody was asked and nothing came of it, though nobody is away: an answer that cannot be used, or no token to pay
+    /// with. To ask again at once would cost as much, and as likely lead to nothing.
+    pub(crate) fn leads_nowhere(&self) -> bool {
+        let is_ours = matches!(self, Self::Database(_) | Self::Damaged(_) | Self::Contended(_));
+        !is_ours && !self.server_is_away() && !self.another_is_away()
+    }
+
     /// Whether trying the same again changes nothing: the network is there, tokens are at hand, and this device's state
     /// is usable.
     pub(crate) fn is_final(&self) -> bool {

@@ -210,7 +210,10 @@ impl Session {
     async fn fetch_welcome_tree(&self, welcome: &Welcome) -> Result<Tree> {
         let needed = self.store.trial(|tx| Ok(group::tree_of_welcome(tx, welcome)))?;
         let Some((id, fetch, leaf)) = needed else { return Ok(Tree::Missing) };
-        let asked = async { self.ds(&id)?.fetch_welcome_tree(&id, &fetch, &leaf).await };
+        let asked = async {
+            let ds = self.ds(&id)?;
+            elsewhere::noted(&ds, ds.fetch_welcome_tree(&id, &fetch, &leaf).await)
+        };
         let error = match asked.await {
             Ok(tree) => return Ok(Tree::Fetched(tree)),
             Err(error) => error,

@@ -70,7 +70,8 @@ pub(crate) async fn deliver_deposits(store: &Store, api: &Api) -> Result<()> {
         }
         let address = fixed(&address, "an address")?;
         let sent = async {
-            elsewhere::api_for(api, user.domain())?.deposit(address, Payload::new(payload)).await
+            let qs = elsewhere::api_for(api, user.domain())?;
+            elsewhere::noted(&qs, qs.deposit(address, Payload::new(payload)).await)
         };
         let sent = sent.await;
         // A letter that is refused is not in the way of the others, a homeserver that is away not of those for others.

@@ -21,8 +21,10 @@ use crate::{
     store::{Store, Tx},
 };
 
-/// Lets the letters take effect that wait, after one lookup of each user that they are from.
+/// Lets the letters take effect that wait, after one lookup of each user that they are from. Those that are too old are not worth
+/// one.
 pub(crate) async fn read_letters(store: &Store, api: &Api, options: &Options) -> Result<()> {
+    store.write(letters::forget_old)?;
     for user in store.read(letters::senders)? {
         let domain = user.domain();
         let is_heard = |tx: &Tx<'_>| Ok(*domain == api.origin || identity::is_heard(tx, domain)?);
@@ -96,6 +98,11 @@ async fn ask_about(store: &Store, api: &Api, user: &UserName) -> Result<Sender> 
             Ok(Sender::Doubtful)
         }
         // The letter waits until the AS was heard.
-        Err(error) => Err(error),
+        Err(error) => {
+            if error.leads_nowhere() {
+                store.write(|tx| letters::put_off(tx, user))?;
+            }
+            Err(error)
+        }
     }
 }

@@ -18,7 +18,7 @@ use postern_protocol::{
 pub(crate) use self::{
     compare::{compare_keys, own_key, was_told},
     descriptions::{description, forget, is_known},
-    reach::Reach,
+    reach::{Reach, noted},
 };
 use self::{
     reach::Watched,

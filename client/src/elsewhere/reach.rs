@@ -10,7 +10,10 @@ use postern_api::{BoxError, Carried, Http, Limits, Response, Side, Transport};
 use postern_protocol::problem::{Problem, ProblemType};
 use tokio::time::timeout;
 
-use crate::server;
+use crate::{
+    error::{Error, Result},
+    server::{self, Api},
+};
 
 /// Whether the homeserver of another domain answers. One that does not is left alone for a while, and for longer each time:
 /// each attempt costs a token of the own homeserver, and errands would spend one with every step.
@@ -21,6 +24,10 @@ pub(crate) struct Reach(Mutex<Failures>);
 struct Failures {
     number: u32,
     last: Option<Failure>,
+    /// Answers that made no sense lately, and the time of the last one. Others in between, which do make sense, are no end of
+    /// that: it may be one endpoint.
+    misread: u32,
+    misread_at: Option<Instant>,
 }
 
 /// A failure, which is the answer to all that is asked until the homeserver is not left alone any more.
@@ -32,6 +39,8 @@ struct Failure {
 
 /// The longest time for which a homeserver is left alone.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Time after which it counts for nothing that an answer made no sense.
+const MISREAD_FOR: Duration = Duration::from_secs(60 * 60);
 /// Time by which the own homeserver is given longer to answer than the other one.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -83,14 +92,43 @@ impl Reach {
                 if problem.kind != ProblemType::Unavailable || failures.number == 0 {
                     failures.number = (failures.number + 1).min(16);
                 }
-                let pause = Duration::from_secs(1 << (failures.number - 1)).min(LONGEST_PAUSE);
                 let (side, problem) = (*side, problem.clone());
-                failures.last = Some(Failure { side, problem, until: Instant::now() + pause });
+                failures.last = Some(Failure { side, problem, until: Instant::now() + pause(failures.number) });
             }
             Some(_) => {}
-            None => *failures = Failures::default(),
+            None => (failures.number, failures.last) = (0, None),
         }
     }
+
+    /// Takes note that an answer came and made no sense: to ask again costs as much as to ask one that does not answer.
+    pub(crate) fn note_misread(&self) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.misread_at.is_some_and(|at| at.elapsed() > MISREAD_FOR) {
+            failures.misread = 0;
+        }
+        failures.misread = (failures.misread + 1).min(16);
+        failures.misread_at = Some(Instant::now());
+        let problem = Problem::with_detail(
+            ProblemType::HomeserverRefused,
+            "its answers are not what the protocol says",
+        );
+        let until = Instant::now() + pause(failures.misread);
+        failures.last = Some(Failure { side: Side::Gateway, problem, until });
+    }
+}
+
+/// The time for which a homeserver is left alone after so many failures.
+fn pause(failures: u32) -> Duration {
+    Duration::from_secs(1 << (failures - 1)).min(LONGEST_PAUSE)
+}
+
+/// Takes note of an answer of the homeserver that an API leads to: where that is another domain's and the answer makes no
+/// sense, it is left alone for a while. The way there shows no more than that something came.
+pub(crate) fn noted<T>(api: &Api, answer: Result<T>) -> Result<T> {
+    if let Err(Error::Server(postern_api::Error::UnexpectedAnswer(_))) = &answer {
+        api.wallet.reach().note_misread();
+    }
+    answer
 }
 
 /// The way to another domain's homeserver, as far as it answers.
@@ -151,9 +189,8 @@ mod tests {
 
     use super::{super::tests::domain, *};
     use crate::{
-        error::{Error, goes_on},
+        error::goes_on,
         options::Options,
-        server::Api,
         store::Store,
         tokens::{Owner, Wallet},
     };
@@ -262,6 +299,43 @@ mod tests {
         };
         assert!(pause(ProblemType::Unavailable) <= Duration::from_secs(1));
         assert!(pause(ProblemType::HomeserverUnreachable) > Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_homeserver_whose_answers_make_no_sense_is_left_alone_for_longer_and_longer() {
+        let reach = Reach::default();
+        let left_alone = || reach.0.lock().unwrap().last.as_ref().map(|last| last.until - Instant::now());
+        for _ in 0..7 {
+            reach.note_misread();
+            assert!(left_alone().is_some());
+            // Something else that was asked makes sense.
+            reach.note(None);
+            assert!(left_alone().is_none());
+        }
+        reach.note_misread();
+        assert!(left_alone().expect("it is left alone") > Duration::from_secs(30));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_makes_no_sense_is_noted_of_the_homeserver_that_gave_it() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::create(home.path(), &Options::default()).unwrap());
+        let own: Domain = "home.example".parse().unwrap();
+        let (http, client_key) = (Http::new("http://127.0.0.1:1").unwrap(), SigningKey::generate());
+        let owner = Owner { domain: own.clone(), client_key };
+        let own = Api::new(http.clone(), own, Wallet::new(store, http.clone(), http, owner));
+        let wallet = Wallet::elsewhere(&own, &domain());
+        let way = between(Presence, Says(200, b"nonsense".to_vec()));
+        let way = Watched { reach: wallet.reach(), ..way };
+        let other = Api::new(Http::through("https://x.example", way).unwrap(), domain(), wallet);
+        let read = async || noted(&other, other.http.authentication_keys().await.map_err(Error::from));
+        let error = read().await.unwrap_err();
+        assert!(!error.is_passing(), "it came: {error}");
+        assert_eq!(other.wallet.reach().0.lock().unwrap().misread, 1);
+        // For a minute; after the first one it would be for a second.
+        (0..6).for_each(|_| other.wallet.reach().note_misread());
+        let error = read().await.unwrap_err();
+        assert!(error.another_is_away(), "it is not asked again at once: {error}");
     }
 
     #[tokio::test]
