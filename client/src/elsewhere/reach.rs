@@ -93,7 +93,8 @@ impl Reach {
                     failures.number = (failures.number + 1).min(16);
                 }
                 let (side, problem) = (*side, problem.clone());
-                failures.last = Some(Failure { side, problem, until: Instant::now() + pause(failures.number) });
+                failures.last =
+                    Some(Failure { side, problem, until: Instant::now() + pause(failures.number) });
             }
             Some(_) => {}
             None => (failures.number, failures.last) = (0, None),
