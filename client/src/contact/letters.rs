@@ -180,6 +180,12 @@ pub(super) fn forget(tx: &Tx<'_>, letter: &WaitingLetter) -> Result<()> {
     Ok(())
 }
 
+/// Forgets all letters of a user.
+pub(super) fn forget_all(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute("DELETE FROM letters WHERE user = ?1", [user.to_string()])?;
+    Ok(())
+}
+
 /// Has a letter wait until a time (seconds since 1970).
 pub(super) fn wait(tx: &Tx<'_>, letter: &WaitingLetter, due: u64) -> Result<()> {
     let sql = "UPDATE letters SET due = ?3 WHERE client_key = ?1 AND subject = ?2";
