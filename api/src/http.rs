@@ -5,12 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable as _};
-use http::header::CONTENT_TYPE;
 use url::{Host, Url};
 
 use crate::{
     error::{BoxError, Error, Result},
-    rate_limit::{self, RateLimit},
     request::{Request, Response},
     transport::{Direct, TooLong, Transport},
 };
@@ -106,16 +104,7 @@ impl Http {
         let complete = request.complete(&url)?;
         let transport = if self.apart { self.transport.apart()? } else { None };
         let transport = transport.as_ref().unwrap_or(&self.transport);
-        let answer = transport.carry(complete, request.limits()).await.map_err(no_answer)?;
-        let (head, body) = answer.into_parts();
-        let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        Ok(Response {
-            status: head.status,
-            content_type: content_type.unwrap_or_default().to_owned(),
-            rate_limit: RateLimit::of(&head.headers),
-            retry_after: rate_limit::retry_after(&head.headers),
-            body,
-        })
+        Ok(transport.carry(complete, request.limits()).await.map_err(no_answer)?.into())
     }
 }
 

@@ -22,7 +22,7 @@ use url::Url;
 use crate::{
     error::{Error, Result},
     payment::Token,
-    rate_limit::RateLimit,
+    rate_limit::{self, RateLimit},
     transport::Limits,
 };
 
@@ -226,6 +226,20 @@ impl Response {
             .ok_or_else(|| Error::UnexpectedAnswer("its media type is unknown".to_owned()))?
             .decode(&self.body)
             .map_err(|error| Error::UnexpectedAnswer(error.to_string()))
+    }
+}
+
+impl From<http::Response<Vec<u8>>> for Response {
+    fn from(answer: http::Response<Vec<u8>>) -> Self {
+        let (head, body) = answer.into_parts();
+        let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        Self {
+            status: head.status,
+            content_type: content_type.unwrap_or_default().to_owned(),
+            rate_limit: RateLimit::of(&head.headers),
+            retry_after: rate_limit::retry_after(&head.headers),
+            body,
+        }
     }
 }
 

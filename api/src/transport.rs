@@ -30,7 +30,9 @@ pub struct TooLong(pub usize);
 /// The request is complete: its URI is absolute, its headers hold token and signature. An
 /// implementation sends it as it is and once, follows no redirect (a signature holds for one
 /// target only), and returns any answer of the server's, whatever its status. An error means that
-/// there is no answer within the limits; [`TooLong`] tells of the one for which there is.
+/// there is no answer within the limits; [`TooLong`] tells of the one for which there is. A way to
+/// another domain's homeserver may tell of a failure of that one by an error, too: its answer is
+/// then none of the server's that this client depends on.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_>;
 

@@ -87,10 +87,12 @@ impl Session {
         Ok(())
     }
 
-    /// How long until something is due that nobody asks for.
-    pub(crate) fn next_errand(&self) -> Result<Option<Duration>> {
+    /// How long until something is due that nobody asks for, after errands that began at a time (seconds since 1970). What was
+    /// due by then was tried: it waits for a poll's usual time, since each poll costs a token.
+    pub(crate) fn next_errand(&self, since: u64) -> Result<Option<Duration>> {
         self.store.read(|tx| {
-            let due = [strayed::next_due(tx)?, group::next_entry(tx)?, group::next_eviction(tx)?];
+            let due =
+                [strayed::next_due(tx, since)?, group::next_entry(tx, since)?, group::next_eviction(tx)?];
             Ok(due.into_iter().flatten().min())
         })
     }

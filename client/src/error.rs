@@ -290,7 +290,8 @@ impl Error {
             || matches!(self, Self::Behind | Self::NoTokenKey)
     }
 
-    /// Whether the server cannot be reached: then nothing else can be done there, either.
+    /// Whether the server cannot be reached: then nothing else can be done there, either. It is the own one: what another
+    /// domain's homeserver answers never becomes such an error ([`crate::elsewhere`]).
     pub(crate) fn server_is_away(&self) -> bool {
         matches!(self, Self::Server(error) if error.is_passing())
     }
@@ -305,6 +306,13 @@ impl Error {
             problem.kind,
             GatewayKeyUnknown | HomeserverRefused | HomeserverUnknown | HomeserverUnreachable | Unavailable
         )
+    }
+
+    /// Whether somebody was asked and nothing came of it, though nobody is away: an answer that cannot be used, or no token to pay
+    /// with. To ask again at once would cost as much, and as likely lead to nothing.
+    pub(crate) fn leads_nowhere(&self) -> bool {
+        let is_ours = matches!(self, Self::Database(_) | Self::Damaged(_) | Self::Contended(_));
+        !is_ours && !self.server_is_away() && !self.another_is_away()
     }
 
     /// Whether trying the same again changes nothing: the network is there, tokens are at hand, and this device's state

@@ -39,9 +39,12 @@ impl Follower {
     /// Passing ones ([`Error::is_passing`](crate::Error::is_passing)) lose nothing: call again.
     pub async fn next(&mut self, wait: Duration) -> Result<bool> {
         let session = &self.session;
-        session.errands(&session.store.step().await?).await?;
+        let step = session.store.step().await?;
+        let begun = session.store.now();
+        session.errands(&step).await?;
+        drop(step);
         // A poll that waits is not in the way of what has to be done before its end.
-        let due = session.next_errand()?.map_or(LONGEST_POLL, |due| due.max(SHORTEST_POLL));
+        let due = session.next_errand(begun)?.map_or(LONGEST_POLL, |due| due.max(SHORTEST_POLL));
         let wait = wait.min(due).min(LONGEST_POLL);
         for (poll, kind) in self.polls.iter_mut().zip(KINDS) {
             if poll.is_none() {

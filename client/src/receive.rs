@@ -186,8 +186,11 @@ impl Session {
             contact::with_new_issuers(tx, deposits)
         })?;
         for domain in new {
-            let api = elsewhere::api_for(&self.api, &domain)?;
-            goes_on(identity::authentication_keys(&self.store, &api).await)?;
+            let asked = async {
+                let api = elsewhere::api_for(&self.api, &domain)?;
+                identity::authentication_keys(&self.store, &api).await
+            };
+            goes_on(asked.await)?;
         }
         Ok(())
     }
@@ -207,7 +210,11 @@ impl Session {
     async fn fetch_welcome_tree(&self, welcome: &Welcome) -> Result<Tree> {
         let needed = self.store.trial(|tx| Ok(group::tree_of_welcome(tx, welcome)))?;
         let Some((id, fetch, leaf)) = needed else { return Ok(Tree::Missing) };
-        let error = match self.ds(&id)?.fetch_welcome_tree(&id, &fetch, &leaf).await {
+        let asked = async {
+            let ds = self.ds(&id)?;
+            elsewhere::noted(&ds, ds.fetch_welcome_tree(&id, &fetch, &leaf).await)
+        };
+        let error = match asked.await {
             Ok(tree) => return Ok(Tree::Fetched(tree)),
             Err(error) => error,
         };

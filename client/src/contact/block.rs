@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     contacts,
     friendship::{Edition, Friendship, FriendshipSecrets},
+    letters,
     news::{self, News},
     requests, rotation,
 };
@@ -130,10 +131,12 @@ pub(crate) fn unblock(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 }
 
 /// Takes back what a user was given, and forgets what the user asked for, because another device of this user blocked
-/// the user or this one does.
+/// the user or this one does. Letters of the user that wait go, too, as those do that come from now on: else the AS would be
+/// asked about them.
 pub(super) fn forget_blocked(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     contacts::decide(tx, user, false)?;
     news::forget(tx, user)?;
+    letters::forget_all(tx, user)?;
     requests::forget_received(tx, user)
 }
 
@@ -162,7 +165,7 @@ mod tests {
     use postern_protocol::Transcript;
 
     use super::*;
-    use crate::contact::numbers::MAX_AHEAD;
+    use crate::{contact::numbers::MAX_AHEAD, options::Options, store::Store};
 
     fn user(name: &str) -> UserName {
         format!("{name}@example.org").parse().unwrap()
@@ -188,6 +191,19 @@ mod tests {
         assert!(!old.has_later_than(&phone), "nothing in it is news");
         phone.merge(&old, 30);
         assert!(!phone.contains(&alice) && phone.contains(&bob));
+    }
+
+    #[test]
+    fn no_letter_of_a_blocked_user_waits() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let sql = "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, due)
+                   VALUES (x'01', 'request', 'alice@example.org', 1, 1, x'', x'', 1, 0),
+                          (x'01', 'account', 'alice@example.org', 2, 1, x'', x'', 1, 0),
+                          (x'02', 'account', 'bob@example.org', 1, 1, x'', x'', 1, 0)";
+        store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+        store.write(|tx| forget_blocked(tx, &user("alice"))).unwrap();
+        assert_eq!(store.read(letters::senders).unwrap(), [user("bob")]);
     }
 
     #[test]

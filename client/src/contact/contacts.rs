@@ -62,6 +62,11 @@ fn stored(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedContact>> {
     row.map(read).transpose()
 }
 
+/// Whether there is or was an agreement with a user.
+pub(super) fn is_kept(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
+    Ok(stored(tx, user)?.is_some())
+}
+
 /// All agreements that hold.
 pub(super) fn all(tx: &Tx<'_>) -> Result<Vec<SharedContact>> {
     let mut statement = tx.sql().prepare(&format!("SELECT {COLUMNS} FROM contacts ORDER BY user"))?;
@@ -152,7 +157,7 @@ pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact, written: u64) -> Result
 }
 
 /// A user has another name now, if the identity is the same: then what was agreed goes on under that name. Returns
-/// whether it is, or there was nothing agreed.
+/// whether it is, or there was nothing agreed, which says nothing about the identity.
 pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
     let Some(contact) = stored(tx, from)? else { return Ok(true) };
     if founding(tx, to)? != Some(contact.founding) {

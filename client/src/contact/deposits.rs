@@ -68,8 +68,12 @@ pub(crate) async fn deliver_deposits(store: &Store, api: &Api) -> Result<()> {
         if out_of_reach.contains_key(user.domain()) {
             continue;
         }
-        let api = elsewhere::api_for(api, user.domain())?;
-        let sent = api.deposit(fixed(&address, "an address")?, Payload::new(payload)).await;
+        let address = fixed(&address, "an address")?;
+        let sent = async {
+            let qs = elsewhere::api_for(api, user.domain())?;
+            elsewhere::noted(&qs, qs.deposit(address, Payload::new(payload)).await)
+        };
+        let sent = sent.await;
         // A letter that is refused is not in the way of the others, a homeserver that is away not of those for others.
         if let Err(error) = &sent
             && error.refusal().is_none()

@@ -127,7 +127,7 @@ pub(super) fn take_effect(
             }
         }
         // The lookup showed that the identity is the one of the old name, if it is.
-        LetterBody::Moved(from) if moved(tx, from, user)? => {}
+        LetterBody::Moved(from) if told_of_move(tx, from, user)? => {}
         LetterBody::Moved(_) => {
             return Err(Rejection::invalid(
                 "a user says to have had a name that is not known to have been its",
@@ -212,8 +212,18 @@ fn still_there(tx: &Tx<'_>, letter: &WaitingLetter) -> Result<Fate, Rejection> {
     Ok(Fate::Waits(tx.now().saturating_add(HOUR)))
 }
 
+/// Takes over that a user had another name, as a letter of the user says. Returns false if it is known not to be so. Where
+/// nobody is a contact under that name there is nothing to take over: a lookup has moved what it proved by then, and what else
+/// waits under the name is somebody else's.
+fn told_of_move(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
+    if from == to || !contacts::is_kept(tx, from)? {
+        return Ok(true);
+    }
+    moved(tx, from, to)
+}
+
 /// Goes on with a user under another name, if the identity is the same, with all that was agreed and asked. Returns
-/// whether it is.
+/// whether it is. Where nothing was agreed a lookup has to have shown it.
 pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
     if !contacts::moved(tx, from, to)? {
         return Ok(false);
@@ -232,8 +242,57 @@ mod tests {
     use super::*;
     use crate::{
         contact::{ContactRequest, RequestId, Stamp},
+        identity::VerifiedClient,
         store::Store,
     };
+
+    #[test]
+    fn who_says_to_have_had_anothers_name_takes_nothing_that_waits_under_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options::default();
+        let store = Store::create(directory.path(), &options).unwrap();
+        let [alice, bob, robert, mallory] =
+            ["alice", "bob", "robert", "mallory"].map(|name| format!("{name}@example.org"));
+        let name = |user: &str| user.parse::<UserName>().unwrap();
+        // Alice asked Bob, who asks, too, and is no contact yet. Her other devices are to be told something.
+        let asked = format!(
+            "INSERT INTO requests (client_key, request_id, user, declined) VALUES (x'01', x'02', '{bob}', 0);
+             INSERT INTO received_requests (client_key, user, request_id, contact, time, declined)
+                  VALUES (x'01', '{bob}', x'02', x'', 1, 0)"
+        );
+        store
+            .write(|tx| {
+                tx.sql().execute_batch(&asked)?;
+                news::tell(tx, &name(&alice), &News::Missed)
+            })
+            .unwrap();
+        let waits = || {
+            let sql = "SELECT (SELECT user FROM requests), (SELECT user FROM received_requests),
+                              (SELECT user FROM news)";
+            let users = |tx: &Tx<'_>| {
+                Ok(tx.sql().query_row(sql, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))?)
+            };
+            store.read::<[String; 3]>(users).unwrap()
+        };
+        let (client_key, eid) =
+            (SigningKey::generate().public_key(), EidState::founded(0, Transcript::new([1; 32])));
+        let clients = vec![VerifiedClient { client_key, contact: None }];
+        let sender = Sender::Found(VerifiedUser { name: name(&mallory), eid, clients });
+        for (number, from) in (1..).zip([&bob, &alice, &mallory]) {
+            let letter = WaitingLetter {
+                client_key,
+                subject: "account".to_owned(),
+                stamp: Stamp { time: store.now(), number, eid },
+                body: LetterBody::Moved(name(from)),
+                home_key: None,
+            };
+            let take = |tx: &Tx<'_>| Ok(take_effect(tx, &name(&mallory), &sender, &letter, &options));
+            assert!(matches!(store.write(take).unwrap(), Ok(Fate::Done)), "{from}");
+            assert_eq!(waits(), [&bob, &bob, &alice].map(String::clone), "{from}");
+        }
+        assert!(store.write(|tx| moved(tx, &name(&bob), &name(&robert))).unwrap(), "a lookup showed it");
+        assert_eq!(waits(), [&robert, &robert, &alice].map(String::clone));
+    }
 
     #[test]
     fn a_request_whose_sender_is_not_confirmed_waits_for_thirty_days() {

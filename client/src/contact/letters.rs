@@ -16,6 +16,7 @@ use super::{
 use crate::{
     account::Account,
     error::{Error, Rejection, Result},
+    event::Event,
     identity,
     options::Options,
     store::{Tx, decode, encode, fixed, integer},
@@ -25,6 +26,8 @@ use crate::{
 const OF_ONE_STRANGER: u64 = 32;
 /// Letters that are kept of users of domains whose AS was not heard yet.
 const OF_UNHEARD: u64 = 10;
+/// The longest time, in seconds, for which a letter waits whose AS does not say who its sender is.
+const LONGEST_PAUSE: u64 = 6 * 60 * 60;
 /// The most secrets of letters that are tried when their user is looked up.
 const SECRETS_AT_ONCE: usize = 3;
 
@@ -177,10 +180,33 @@ pub(super) fn forget(tx: &Tx<'_>, letter: &WaitingLetter) -> Result<()> {
     Ok(())
 }
 
+/// Forgets all letters of a user.
+pub(super) fn forget_all(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    tx.sql().execute("DELETE FROM letters WHERE user = ?1", [user.to_string()])?;
+    Ok(())
+}
+
 /// Has a letter wait until a time (seconds since 1970).
 pub(super) fn wait(tx: &Tx<'_>, letter: &WaitingLetter, due: u64) -> Result<()> {
     let sql = "UPDATE letters SET due = ?3 WHERE client_key = ?1 AND subject = ?2";
     tx.sql().execute(sql, params![letter.client_key.as_bytes(), letter.subject, integer(due)])?;
+    Ok(())
+}
+
+/// Has the letters of a user wait of whom the AS says nothing that can be used: until each is twice as old as now, for six hours
+/// at most. So a letter is tried a few times soon, and then ever more seldom, also one that says to be of the future.
+pub(super) fn put_off(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    let sql = "UPDATE letters SET due = ?2 + min(max(abs(?2 - time), 1), ?3) WHERE user = ?1 AND due <= ?2";
+    tx.sql().execute(sql, params![user.to_string(), integer(tx.now()), integer(LONGEST_PAUSE)])?;
+    Ok(())
+}
+
+/// Forgets letters that became too old while they waited, before their AS is asked again.
+pub(super) fn forget_old(tx: &Tx<'_>) -> Result<()> {
+    let oldest = integer(tx.now().saturating_sub(numbers::MAX_AGE));
+    for _ in 0..tx.sql().execute("DELETE FROM letters WHERE time < ?1", [oldest])? {
+        Event::ignored(numbers::TOO_OLD).record(tx)?;
+    }
     Ok(())
 }
 
@@ -219,4 +245,66 @@ pub(super) fn unverified_requests(tx: &Tx<'_>) -> Result<Vec<(UserName, u64)>> {
 
 fn name(user: &str) -> Result<UserName> {
     user.parse().map_err(|_| Error::Damaged("a user name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{event, store::Store};
+
+    /// Has a letter of a user wait that was written at a time, alone.
+    fn written(tx: &Tx<'_>, time: u64) -> Result<()> {
+        tx.sql().execute("DELETE FROM letters", [])?;
+        tx.sql().execute(
+            "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, due)
+             VALUES (x'00', 'request', 'eve@x.example', 1, ?1, x'', x'', 1, 0)",
+            [integer(time)],
+        )?;
+        Ok(())
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        (home, store)
+    }
+
+    #[test]
+    fn a_letter_of_whose_sender_nothing_is_said_waits_for_ever_longer() {
+        let (_home, store) = store();
+        let eve = "eve@x.example".parse().unwrap();
+        let now = store.now();
+        // What says to be of the future is tried again once it is of the present.
+        for (time, pause) in [
+            (now - 100, 100),
+            (now - 10_000, 10_000),
+            (now - 60 * 24 * 60 * 60, LONGEST_PAUSE),
+            (now + 3000, 3000),
+        ] {
+            store.write(|tx| written(tx, time)).unwrap();
+            assert_eq!(store.read(senders).unwrap().len(), 1);
+            store.write(|tx| put_off(tx, &eve)).unwrap();
+            assert_eq!(store.read(senders).unwrap().len(), 0, "it is not its turn: {pause}");
+            let due = "SELECT due FROM letters";
+            let due: u64 = store.read(|tx| Ok(tx.sql().query_row(due, [], |row| row.get(0))?)).unwrap();
+            // The clock goes on meanwhile, and the letter gets older.
+            let passed = store.now() - now;
+            assert!((pause..=pause + 2 * passed + 1).contains(&(due - now)), "{pause}: {}", due - now);
+        }
+        store.write(|tx| read_again(tx, &eve)).unwrap();
+        assert_eq!(store.read(senders).unwrap().len(), 1, "a person asks for it");
+    }
+
+    #[test]
+    fn a_letter_that_is_too_old_is_forgotten_before_anybody_is_asked_about_it() {
+        let (_home, store) = store();
+        let now = store.now();
+        for (age, waits) in [(numbers::MAX_AGE - 600, true), (numbers::MAX_AGE + 600, false)] {
+            store.write(|tx| written(tx, now - age)).unwrap();
+            store.write(forget_old).unwrap();
+            assert_eq!(store.read(senders).unwrap().len(), usize::from(waits), "{age}");
+            let told = store.read(event::pending).unwrap();
+            assert_eq!(told.len(), usize::from(!waits), "{told:?}");
+        }
+    }
 }

@@ -27,6 +27,8 @@ use crate::{
 const RETRY_AFTER: u64 = 24 * 60 * 60;
 /// Seconds before a user that the AS does not know is looked up again.
 const MISSED_RETRY: u64 = 60 * 60;
+/// Seconds before a user is looked up again of whom the AS said nothing that can be used.
+const UNANSWERED_RETRY: u64 = 60 * 60;
 /// How often the AS may know nobody of a name before its news are dropped: a user that not everybody can look up may have
 /// another key, which is on its way.
 const MISSES: u32 = 3;
@@ -110,16 +112,23 @@ async fn write_to(store: &Store, api: &Api, user: &UserName) -> Result<()> {
         Ok(found) => store.write(|tx| write(tx, &found)),
         Err(error) if error.problem() == Some(ProblemType::NotFound) => store.write(|tx| missed(tx, user)),
         Err(error) if error.refusal().is_some() || matches!(error, Error::Identity(_)) => {
-            store.write(|tx| {
-                let due = integer(tx.now().saturating_add(RETRY_AFTER));
-                tx.sql()
-                    .execute("UPDATE news SET due = ?1 WHERE user = ?2", params![due, user.to_string()])?;
-                Ok(())
-            })?;
+            store.write(|tx| put_off(tx, user, RETRY_AFTER))?;
             Err(error)
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            if error.leads_nowhere() {
+                store.write(|tx| put_off(tx, user, UNANSWERED_RETRY))?;
+            }
+            Err(error)
+        }
     }
+}
+
+/// Has the news of a user wait for so many seconds.
+fn put_off(tx: &Tx<'_>, user: &UserName, pause: u64) -> Result<()> {
+    let due = integer(tx.now().saturating_add(pause));
+    tx.sql().execute("UPDATE news SET due = ?1 WHERE user = ?2", params![due, user.to_string()])?;
+    Ok(())
 }
 
 /// Tries again in an hour where the AS knows nobody of that name, until that has been so for some times.

@@ -16,6 +16,8 @@ const DAY: u64 = 24 * 60 * 60;
 pub(super) const MAX_AGE: u64 = 62 * DAY;
 /// Seconds by which a letter may be ahead of this device's clock. Servers take requests of clocks that are off by 300 s.
 pub(super) const MAX_AHEAD: u64 = 60 * 60;
+/// The reason why a letter that is too old has no effect.
+pub(super) const TOO_OLD: &str = "a letter is too old";
 /// Numbers for each second of the clock. They follow the clock so that they tell nobody how many letters others got.
 const PER_SECOND: u32 = 20;
 
@@ -41,7 +43,7 @@ pub(super) fn check(
         return Err(Rejection::invalid("a letter is of the future: one of the two clocks is wrong"));
     }
     if stamp.time.saturating_add(MAX_AGE) < tx.now() {
-        return Err(Rejection::invalid("a letter is too old"));
+        return Err(Rejection::invalid(TOO_OLD));
     }
     let sql = "SELECT number FROM letter_numbers WHERE client_key = ?1 AND subject = ?2";
     let last: Option<u64> =

@@ -21,8 +21,10 @@ use crate::{
     store::{Store, Tx},
 };
 
-/// Lets the letters take effect that wait, after one lookup of each user that they are from.
+/// Lets the letters take effect that wait, after one lookup of each user that they are from. Those that are too old are not worth
+/// one.
 pub(crate) async fn read_letters(store: &Store, api: &Api, options: &Options) -> Result<()> {
+    store.write(letters::forget_old)?;
     for user in store.read(letters::senders)? {
         let domain = user.domain();
         let is_heard = |tx: &Tx<'_>| Ok(*domain == api.origin || identity::is_heard(tx, domain)?);
@@ -96,6 +98,55 @@ async fn ask_about(store: &Store, api: &Api, user: &UserName) -> Result<Sender> 
             Ok(Sender::Doubtful)
         }
         // The letter waits until the AS was heard.
-        Err(error) => Err(error),
+        Err(error) => {
+            if error.leads_nowhere() {
+                store.write(|tx| letters::put_off(tx, user))?;
+            }
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use postern_api::{Carried, Http, Limits, Transport};
+    use postern_protocol::{key::SigningKey, name::Domain};
+
+    use super::*;
+    use crate::tokens::{Owner, Wallet};
+
+    /// A homeserver that answers everything with bytes that mean nothing.
+    #[derive(Debug)]
+    struct Nonsense;
+
+    impl Transport for Nonsense {
+        fn carry(&self, _: http::Request<Vec<u8>>, _: Limits) -> Carried<'_> {
+            Box::pin(async { Ok(http::Response::new(b"nonsense".to_vec())) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_letter_whose_as_answers_nonsense_is_not_read_with_the_next_errands() {
+        let (home, options) = (tempfile::tempdir().unwrap(), Options::default());
+        let store = Arc::new(Store::create(home.path(), &options).unwrap());
+        let domain: Domain = "home.example".parse().unwrap();
+        let http = Http::through("https://home.example", Nonsense).unwrap();
+        let owner = Owner { domain: domain.clone(), client_key: SigningKey::generate() };
+        let wallet = Wallet::new(store.clone(), http.clone(), http.clone(), owner);
+        let api = Api::new(http, domain, wallet);
+        let sql = format!(
+            "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, due)
+             VALUES (x'00', 'request', 'eve@home.example', 1, {}, x'', x'', 1, 0)",
+            store.now() - 1000
+        );
+        store.write(|tx| Ok(tx.sql().execute(&sql, [])?)).unwrap();
+        assert_eq!(store.read(letters::senders).unwrap().len(), 1);
+        read_letters(&store, &api, &options).await.expect("the other errands go on");
+        assert!(store.read(letters::senders).unwrap().is_empty(), "it waits");
+        let kept = "SELECT count(*) FROM letters";
+        let kept: u64 = store.read(|tx| Ok(tx.sql().query_row(kept, [], |row| row.get(0))?)).unwrap();
+        assert_eq!(kept, 1);
     }
 }

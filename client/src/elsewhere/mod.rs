@@ -9,13 +9,16 @@ mod ways;
 
 use std::sync::Arc;
 
-use postern_api::{Direct, Http, Relayed};
-use postern_protocol::name::Domain;
+use postern_api::{Direct, Http, Relayed, Side};
+use postern_protocol::{
+    name::Domain,
+    problem::{Problem, ProblemType},
+};
 
 pub(crate) use self::{
     compare::{compare_keys, own_key, was_told},
     descriptions::{description, forget, is_known},
-    reach::Reach,
+    reach::{Reach, noted},
 };
 use self::{
     reach::Watched,
@@ -26,7 +29,8 @@ use crate::{error::Result, server::Api, tokens::Wallet};
 /// The endpoints of a domain's homeserver. `api` is any homeserver's, of the same client.
 ///
 /// # Errors
-/// None for a domain, which is the host of a URL.
+/// [`postern_api::Error::Relay`], as for one that is away, where the domain is the host of no URL: a label such as `xn--a`
+/// is punycode of nothing.
 pub(crate) fn api_for(api: &Api, domain: &Domain) -> Result<Api> {
     let own = api.wallet.own().unwrap_or(api);
     if own.origin == *domain {
@@ -36,7 +40,14 @@ pub(crate) fn api_for(api: &Api, domain: &Domain) -> Result<Api> {
     let gateway = Arc::new(KnownGateway { own: own.clone(), domain: domain.clone() });
     let relayed = Relayed::new(own.clone(), domain.clone(), gateway);
     let way = Watched { way: Arc::new(relayed), reach: wallet.reach(), own: own.http.clone() };
-    Ok(Api::new(Http::through(&format!("https://{domain}"), way)?, domain.clone(), wallet))
+    let http = Http::through(&format!("https://{domain}"), way).map_err(|_| nowhere())?;
+    Ok(Api::new(http, domain.clone(), wallet))
+}
+
+/// The error of a domain that nobody can be at. Others choose the domains that this client is to ask.
+fn nowhere() -> postern_api::Error {
+    let problem = Problem::with_detail(ProblemType::HomeserverUnknown, "its domain is the name of no host");
+    postern_api::Error::Relay { side: Side::Pipe, problem }
 }
 
 /// The own homeserver through the relay of a neighbour's, which hides this client's address from it (FED-7). The
@@ -72,6 +83,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::{options::Options, store::Store, tokens::Owner};
 
     pub(super) fn domain() -> Domain {
         "x.example".parse().unwrap()
@@ -102,5 +114,19 @@ mod tests {
         };
         description.sign(keys.last().unwrap());
         serde_json::to_vec(&description).unwrap()
+    }
+
+    #[test]
+    fn a_domain_that_is_the_name_of_no_host_is_out_of_reach() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::create(home.path(), &Options::default()).unwrap());
+        let own: Domain = "home.example".parse().unwrap();
+        let (http, client_key) = (Http::new("http://127.0.0.1:1").unwrap(), SigningKey::generate());
+        let owner = Owner { domain: own.clone(), client_key };
+        let wallet = Wallet::new(store, http.clone(), http.clone(), owner);
+        let api = Api::new(http, own, wallet);
+        assert!(api_for(&api, &domain()).is_ok());
+        let error = api_for(&api, &"xn--a.example".parse().unwrap()).err().expect("nobody can be there");
+        assert!(error.another_is_away() && !error.server_is_away(), "{error}");
     }
 }

@@ -6,11 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postern_api::{Carried, Http, Limits, Side, Transport};
+use postern_api::{BoxError, Carried, Http, Limits, Response, Side, Transport};
 use postern_protocol::problem::{Problem, ProblemType};
 use tokio::time::timeout;
 
-use crate::server;
+use crate::{
+    error::{Error, Result},
+    server::{self, Api},
+};
 
 /// Whether the homeserver of another domain answers. One that does not is left alone for a while, and for longer each time:
 /// each attempt costs a token of the own homeserver, and errands would spend one with every step.
@@ -21,6 +24,10 @@ pub(crate) struct Reach(Mutex<Failures>);
 struct Failures {
     number: u32,
     last: Option<Failure>,
+    /// Answers that made no sense lately, and the time of the last one. Others in between, which do make sense, are no end of
+    /// that: it may be one endpoint.
+    misread: u32,
+    misread_at: Option<Instant>,
 }
 
 /// A failure, which is the answer to all that is asked until the homeserver is not left alone any more.
@@ -32,6 +39,8 @@ struct Failure {
 
 /// The longest time for which a homeserver is left alone.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Time after which it counts for nothing that an answer made no sense.
+const MISREAD_FOR: Duration = Duration::from_secs(60 * 60);
 /// Time by which the own homeserver is given longer to answer than the other one.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -39,6 +48,22 @@ const GRACE: Duration = Duration::from_secs(10);
 fn silent() -> postern_api::Error {
     let problem = Problem::with_detail(ProblemType::HomeserverUnreachable, "it does not answer in time");
     postern_api::Error::Relay { side: Side::Pipe, problem }
+}
+
+/// An answer of another domain's homeserver, unless that one is away or has a fault, as it says itself, or answers with what
+/// the protocol does not know: this is a failure on the way there, and nothing that it says passes for one of the own
+/// homeserver, which would end all else that there is to do.
+fn answered(answer: http::Response<Vec<u8>>) -> postern_api::Result<http::Response<Vec<u8>>> {
+    if answer.status().is_success() {
+        return Ok(answer);
+    }
+    let error = match Response::from(answer.clone()).accepted() {
+        Err(error) if error.is_passing() || error.problem().is_none() => error,
+        _ => return Ok(answer),
+    };
+    let detail = error.problem().map_or_else(|| error.to_string(), |kind| kind.slug().to_owned());
+    let problem = Problem::with_detail(ProblemType::HomeserverRefused, detail);
+    Err(postern_api::Error::Relay { side: Side::Gateway, problem })
 }
 
 impl Reach {
@@ -67,14 +92,44 @@ impl Reach {
                 if problem.kind != ProblemType::Unavailable || failures.number == 0 {
                     failures.number = (failures.number + 1).min(16);
                 }
-                let pause = Duration::from_secs(1 << (failures.number - 1)).min(LONGEST_PAUSE);
                 let (side, problem) = (*side, problem.clone());
-                failures.last = Some(Failure { side, problem, until: Instant::now() + pause });
+                failures.last =
+                    Some(Failure { side, problem, until: Instant::now() + pause(failures.number) });
             }
             Some(_) => {}
-            None => *failures = Failures::default(),
+            None => (failures.number, failures.last) = (0, None),
         }
     }
+
+    /// Takes note that an answer came and made no sense: to ask again costs as much as to ask one that does not answer.
+    pub(crate) fn note_misread(&self) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.misread_at.is_some_and(|at| at.elapsed() > MISREAD_FOR) {
+            failures.misread = 0;
+        }
+        failures.misread = (failures.misread + 1).min(16);
+        failures.misread_at = Some(Instant::now());
+        let problem = Problem::with_detail(
+            ProblemType::HomeserverRefused,
+            "its answers are not what the protocol says",
+        );
+        let until = Instant::now() + pause(failures.misread);
+        failures.last = Some(Failure { side: Side::Gateway, problem, until });
+    }
+}
+
+/// The time for which a homeserver is left alone after so many failures.
+fn pause(failures: u32) -> Duration {
+    Duration::from_secs(1 << (failures - 1)).min(LONGEST_PAUSE)
+}
+
+/// Takes note of an answer of the homeserver that an API leads to: where that is another domain's and the answer makes no
+/// sense, it is left alone for a while. The way there shows no more than that something came.
+pub(crate) fn noted<T>(api: &Api, answer: Result<T>) -> Result<T> {
+    if let Err(Error::Server(postern_api::Error::UnexpectedAnswer(_))) = &answer {
+        api.wallet.reach().note_misread();
+    }
+    answer
 }
 
 /// The way to another domain's homeserver, as far as it answers.
@@ -112,7 +167,7 @@ impl Transport for Watched {
             self.reach.check()?;
             let carried = self.way.carry(request, Limits { time: limits.time + GRACE, ..limits });
             let answer = match timeout(limits.time, carried).await {
-                Ok(answer) => answer,
+                Ok(answer) => answer.and_then(|answer| answered(answer).map_err(BoxError::from)),
                 Err(_) => Err(self.unanswered().await.into()),
             };
             match &answer {
@@ -130,13 +185,13 @@ impl Transport for Watched {
 
 #[cfg(test)]
 mod tests {
+    use postern_api::Request;
     use postern_protocol::{key::SigningKey, name::Domain};
 
     use super::{super::tests::domain, *};
     use crate::{
-        error::Error,
+        error::goes_on,
         options::Options,
-        server::Api,
         store::Store,
         tokens::{Owner, Wallet},
     };
@@ -164,10 +219,25 @@ mod tests {
         }
     }
 
+    /// A way on which this status and body are answered.
+    #[derive(Debug)]
+    struct Says(u16, Vec<u8>);
+
+    impl Transport for Says {
+        fn carry(&self, _: http::Request<Vec<u8>>, _: Limits) -> Carried<'_> {
+            Box::pin(async { Ok(http::Response::builder().status(self.0).body(self.1.clone())?) })
+        }
+    }
+
     /// A way to another homeserver that does not answer, by this way to the own one.
     fn watched(own: impl Transport) -> Watched {
+        between(own, Silence)
+    }
+
+    /// A way to the own homeserver, and one to another through it.
+    fn between(own: impl Transport, way: impl Transport) -> Watched {
         let own = Http::through("https://home.example", own).unwrap();
-        Watched { way: Arc::new(Silence), reach: Arc::default(), own }
+        Watched { way: Arc::new(way), reach: Arc::default(), own }
     }
 
     #[tokio::test]
@@ -196,6 +266,27 @@ mod tests {
         assert!(way.reach.check().is_ok(), "it is asked again at once");
     }
 
+    #[tokio::test]
+    async fn nothing_that_another_homeserver_answers_passes_for_the_own_one_being_away() {
+        let problem = |kind: &ProblemType| (kind.status().as_u16(), Problem::new(*kind).to_json());
+        let plain = [302, 400, 404, 429, 500, 502, 503, 504].map(|status| (status, b"<html>".to_vec()));
+        for (status, body) in ProblemType::ALL.iter().map(problem).chain(plain) {
+            let said = format!("{status} {}", String::from_utf8_lossy(&body));
+            let way = between(Presence, Says(status, body));
+            let reach = way.reach.clone();
+            let http = Http::through("https://x.example", way).unwrap();
+            let error = http.send(&Request::get("/as/keys")).await.unwrap_err();
+            let kind = error.problem();
+            let (is_problem, error) = (kind.is_some(), Error::from(error));
+            assert!(!error.server_is_away(), "{said}: {error}");
+            assert_eq!(error.another_is_away(), !is_problem, "{said}: {error}");
+            let is_left_alone = reach.0.lock().unwrap().last.is_some();
+            assert_eq!(is_left_alone, !is_problem, "{said}: one that failed is left alone for a while");
+            assert!(kind.is_none_or(|kind| !postern_api::Error::Refused(kind.into()).is_passing()), "{said}");
+            assert!(goes_on::<()>(Err(error)).is_ok(), "{said}: the other errands go on");
+        }
+    }
+
     #[test]
     fn a_homeserver_that_has_too_much_to_do_is_asked_again_in_a_second() {
         let pause = |kind: ProblemType| {
@@ -209,6 +300,43 @@ mod tests {
         };
         assert!(pause(ProblemType::Unavailable) <= Duration::from_secs(1));
         assert!(pause(ProblemType::HomeserverUnreachable) > Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_homeserver_whose_answers_make_no_sense_is_left_alone_for_longer_and_longer() {
+        let reach = Reach::default();
+        let left_alone = || reach.0.lock().unwrap().last.as_ref().map(|last| last.until - Instant::now());
+        for _ in 0..7 {
+            reach.note_misread();
+            assert!(left_alone().is_some());
+            // Something else that was asked makes sense.
+            reach.note(None);
+            assert!(left_alone().is_none());
+        }
+        reach.note_misread();
+        assert!(left_alone().expect("it is left alone") > Duration::from_secs(30));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_makes_no_sense_is_noted_of_the_homeserver_that_gave_it() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::create(home.path(), &Options::default()).unwrap());
+        let own: Domain = "home.example".parse().unwrap();
+        let (http, client_key) = (Http::new("http://127.0.0.1:1").unwrap(), SigningKey::generate());
+        let owner = Owner { domain: own.clone(), client_key };
+        let own = Api::new(http.clone(), own, Wallet::new(store, http.clone(), http, owner));
+        let wallet = Wallet::elsewhere(&own, &domain());
+        let way = between(Presence, Says(200, b"nonsense".to_vec()));
+        let way = Watched { reach: wallet.reach(), ..way };
+        let other = Api::new(Http::through("https://x.example", way).unwrap(), domain(), wallet);
+        let read = async || noted(&other, other.http.authentication_keys().await.map_err(Error::from));
+        let error = read().await.unwrap_err();
+        assert!(!error.is_passing(), "it came: {error}");
+        assert_eq!(other.wallet.reach().0.lock().unwrap().misread, 1);
+        // For a minute; after the first one it would be for a second.
+        (0..6).for_each(|_| other.wallet.reach().note_misread());
+        let error = read().await.unwrap_err();
+        assert!(error.another_is_away(), "it is not asked again at once: {error}");
     }
 
     #[tokio::test]

@@ -226,9 +226,10 @@ pub(crate) fn entries_due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
     ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }
 
-/// How long it is until the next time comes.
-pub(crate) fn next_entry(tx: &Tx<'_>) -> Result<Option<Duration>> {
-    let due: Option<u64> = tx.sql().query_row("SELECT min(due) FROM entries", [], |row| row.get(0))?;
+/// How long it is until the next time comes, of those that did not come before a time (seconds since 1970).
+pub(crate) fn next_entry(tx: &Tx<'_>, since: u64) -> Result<Option<Duration>> {
+    let sql = "SELECT min(due) FROM entries WHERE due >= ?1";
+    let due: Option<u64> = tx.sql().query_row(sql, [integer(since)], |row| row.get(0))?;
     Ok(due.map(|due| Duration::from_secs(due.saturating_sub(tx.now()))))
 }
 
@@ -269,16 +270,23 @@ pub(crate) fn forget_entry_addresses(tx: &Tx<'_>) -> Result<()> {
 
 /// An attempt failed for good; another one, with another address, comes later.
 pub(crate) fn entry_failed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let sql = "SELECT attempts, address FROM entries WHERE group_id = ?1";
-    let row: Option<(u32, Option<Vec<u8>>)> =
-        tx.sql().query_row(sql, [id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let Some((attempts, address)) = row else { return Ok(()) };
+    let sql = "SELECT address FROM entries WHERE group_id = ?1 AND address IS NOT NULL";
+    let address: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
     if let Some(address) = address {
         mailbox::revoke_later(tx, &fixed(&address, "an address")?)?;
+        tx.sql().execute("UPDATE entries SET address = NULL WHERE group_id = ?1", [id.to_mls()])?;
     }
+    put_off_entry(tx, id)
+}
+
+/// The next attempt comes later, and each further one after a longer pause.
+pub(crate) fn put_off_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let sql = "SELECT attempts FROM entries WHERE group_id = ?1";
+    let attempts: Option<u32> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
+    let Some(attempts) = attempts else { return Ok(()) };
     let pause = 4u64.saturating_pow(attempts).min(LONGEST_PAUSE);
     tx.sql().execute(
-        "UPDATE entries SET address = NULL, attempts = attempts + 1, due = ?2 WHERE group_id = ?1",
+        "UPDATE entries SET attempts = attempts + 1, due = ?2 WHERE group_id = ?1",
         params![id.to_mls(), integer(tx.now().saturating_add(pause))],
     )?;
     Ok(())

@@ -163,10 +163,10 @@ pub(crate) fn due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
     ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }
 
-/// How long it is until the next time comes.
-pub(crate) fn next_due(tx: &Tx<'_>) -> Result<Option<Duration>> {
-    let sql = "SELECT min(due) FROM strayed WHERE state IN (1, 2, 4)";
-    let due: Option<u64> = tx.sql().query_row(sql, [], |row| row.get(0))?;
+/// How long it is until the next time comes, of those that did not come before a time (seconds since 1970).
+pub(crate) fn next_due(tx: &Tx<'_>, since: u64) -> Result<Option<Duration>> {
+    let sql = "SELECT min(due) FROM strayed WHERE state IN (1, 2, 4) AND due >= ?1";
+    let due: Option<u64> = tx.sql().query_row(sql, [integer(since)], |row| row.get(0))?;
     Ok(due.map(|due| Duration::from_secs(due.saturating_sub(tx.now()))))
 }
 

@@ -12,6 +12,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::{known, verify::CLOCK_SKEW};
 use crate::{
+    elsewhere,
     error::{Error, IdentityError, IssuerError, Result},
     event::Event,
     missed,
@@ -42,10 +43,12 @@ pub(crate) async fn authentication_keys(store: &Store, api: &Api) -> Result<Auth
 
 async fn ask(store: &Store, api: &Api, is_own: bool) -> Result<AuthenticationKeys> {
     let domain = &api.origin;
-    let mut shown = api.http.authentication_keys().await?;
-    if shown.domain != *domain {
-        return Err(Error::unexpected("the keys of another domain"));
-    }
+    let is_of_domain = |shown: AuthenticationKeys| match shown.domain == *domain {
+        true => Ok(shown),
+        false => Err(Error::unexpected("the keys of another domain")),
+    };
+    let shown = api.http.authentication_keys().await.map_err(Error::from).and_then(is_of_domain);
+    let mut shown = elsewhere::noted(api, shown)?;
     if store.read(|tx| seen(tx, domain))?.as_ref() == Some(&shown) {
         return store.read(|tx| trusted(tx, shown));
     }

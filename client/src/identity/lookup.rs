@@ -61,7 +61,7 @@ impl Records for Api {
             match answer {
                 // Unknown to those that show this secret: perhaps not to those that show the next one.
                 Err(error) if error.problem() == Some(ProblemType::NotFound) && secrets.len() > 0 => {}
-                answer => return answer,
+                answer => return elsewhere::noted(&api, answer),
             }
         }
     }

@@ -6,6 +6,7 @@ use postern_protocol::{
 };
 
 use crate::{
+    elsewhere,
     error::{Result, goes_on},
     group::GroupState,
     session::Session,
@@ -20,12 +21,13 @@ impl Session {
             Ok((group.leaf, user, fetch))
         })?;
         let ds = self.ds(id)?;
-        match (ds.fetch_group_info(id, &fetch, &leaf).await, &user) {
+        let current = match (ds.fetch_group_info(id, &fetch, &leaf).await, &user) {
             (Err(error), Some(user)) if error.problem() == Some(ProblemType::NotAllowed) => {
                 ds.fetch_group_info(id, &fetch, user).await
             }
             (answer, _) => answer,
-        }
+        };
+        elsewhere::noted(&ds, current)
     }
 
     /// Reads the cards of a group's leaves at the DS, which has those of leaves of which no member told this device. A

@@ -4,6 +4,7 @@ use postern_protocol::{ds::GroupId, qs::QueueKind};
 
 use super::{ATTEMPTS, Fate};
 use crate::{
+    elsewhere,
     error::{Error, Result},
     group::{self, GroupState, Kind, strayed},
     mailbox::{Queue, add_addresses},
@@ -15,8 +16,16 @@ impl Session {
     /// Comes into a group that another device of this user handed over (DS-7).
     ///
     /// # Errors
-    /// Refusals are kept for a later attempt.
+    /// A later attempt may come to another end, whatever it is.
     pub(crate) async fn enter(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        let done = self.come_in(step, id).await;
+        if let Err(error) = &done {
+            self.store.write(|tx| note(tx, id, error))?;
+        }
+        done
+    }
+
+    async fn come_in(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         if self.store.read(|tx| strayed::state(tx, id))? != strayed::State::Follows {
             return Ok(());
         }
@@ -52,17 +61,70 @@ impl Session {
                 }
             }
             let (fetch, user) = entry.handover.fetch_info();
-            let current = match self.ds(id)?.fetch_group_info(id, &fetch, &user).await {
-                // The group is gone, or this user is in it no more, or with another key: another device
-                // says if there is a way.
-                Err(error) if error.refusal().is_some() => {
-                    self.store.write(|tx| group::entry_failed(tx, id))?;
-                    return Err(error);
-                }
-                current => current?,
-            };
+            let ds = self.ds(id)?;
+            // If it is refused the group is gone, or this user is in it no more, or with another key: another device says if
+            // there is a way.
+            let current = elsewhere::noted(&ds, ds.fetch_group_info(id, &fetch, &user).await)?;
             self.store.write(|tx| GroupState::enter(tx, &entry, &current))?;
         }
         Err(Error::Contended(ATTEMPTS))
+    }
+}
+
+/// Takes note of an attempt to come into a group that failed: the next one comes later, unless it is others who came first, or
+/// somebody is away. A DS that shows what nobody can read, or no group at all, else has a device spend its tokens on it.
+fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
+    let is_noted = !group::entries_due(tx)?.contains(id);
+    if is_noted || !error.leads_nowhere() {
+        return Ok(());
+    }
+    // What was sent may be accepted yet: its address stays.
+    if !error.is_final() || GroupState::awaits(tx, id, Kind::Rejoin)? {
+        return group::put_off_entry(tx, id);
+    }
+    group::entry_failed(tx, id)
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_api::Side;
+    use postern_protocol::problem::{Problem, ProblemType};
+
+    use super::*;
+    use crate::{options::Options, store::Store};
+
+    #[test]
+    fn a_ds_whose_answers_nobody_can_read_is_asked_ever_more_seldom() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let id = GroupId::new([7; 16], "x.example".parse().unwrap());
+        let problem = Problem::new(ProblemType::HomeserverUnreachable);
+        let refused: Error = Problem::new(ProblemType::NotFound).into();
+        let away: Error = postern_api::Error::Relay { side: Side::Pipe, problem }.into();
+        let malformed = Error::Mls { what: "a group", reason: "its tree is malformed".to_owned() };
+        for (error, waits) in [
+            (refused, true),
+            (Error::unexpected("no group"), true),
+            (malformed, true),
+            (Error::Contended(ATTEMPTS), false),
+            (away, false),
+        ] {
+            store.write(|tx| Ok(tx.sql().execute("DELETE FROM entries", [])?)).unwrap();
+            let sql = "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, x'00', 3, 0)";
+            store.write(|tx| Ok(tx.sql().execute(sql, [id.to_mls()])?)).unwrap();
+            assert_eq!(store.read(group::entries_due).unwrap(), [id.clone()]);
+            // The second time nothing is noted again of the same attempt.
+            for _ in 0..2 {
+                store.write(|tx| note(tx, &id, &error)).unwrap();
+            }
+            assert_eq!(store.read(group::entries_due).unwrap().is_empty(), waits, "{error}");
+            let attempts = "SELECT attempts FROM entries";
+            let attempts: u32 =
+                store.read(|tx| Ok(tx.sql().query_row(attempts, [], |row| row.get(0))?)).unwrap();
+            assert_eq!(attempts, 3 + u32::from(waits), "{error}");
+            // What was due before errands began was tried by them, and makes no poll any shorter.
+            let next = store.read(|tx| group::next_entry(tx, 1)).unwrap();
+            assert_eq!(next.is_some(), waits, "{error}");
+        }
     }
 }

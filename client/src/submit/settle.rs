@@ -9,6 +9,7 @@ use postern_protocol::{
 
 use super::{ATTEMPTS, Fate, Fates, Submission};
 use crate::{
+    elsewhere,
     error::{Error, Result},
     group::{GroupState, Kind, left_place, strayed},
     session::Session,
@@ -45,7 +46,10 @@ impl Session {
         let (id, kind) = (&submission.group, submission.kind);
         let answer = match kind {
             Kind::Creation => self.submit_creation(submission).await,
-            _ => self.ds(id)?.submit_request(submission.request.clone()).await,
+            _ => {
+                let ds = self.ds(id)?;
+                elsewhere::noted(&ds, ds.submit_request(submission.request.clone()).await)
+            }
         };
         let error = match answer {
             Ok(accepted) => {

@@ -309,6 +309,9 @@ impl Purse {
             .filter(|tokens| tokens.len() == batch.number());
         let Some(tokens) = tokens else {
             forget()?;
+            if let Source::Elsewhere { reach, .. } = &self.source {
+                reach.note_misread();
+            }
             return Err(Error::unexpected("tokens that do not verify"));
         };
         let tokens: Vec<_> = tokens.iter().map(token::to_bytes).collect();

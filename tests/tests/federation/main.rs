@@ -4,6 +4,7 @@
 mod bad_neighbours;
 mod conversation;
 mod deliveries;
+mod failing;
 mod groups;
 mod hidden;
 mod lost_answers;

@@ -66,7 +66,7 @@ pub async fn say(member: &Client, group: &GroupId, text: &str) {
 }
 
 /// Receives until something is so.
-async fn until(what: &str, clients: &[&Client], so: impl Fn() -> bool) {
+pub async fn until(what: &str, clients: &[&Client], so: impl Fn() -> bool) {
     let deadline = Instant::now() + WAIT;
     while !so() {
         assert!(Instant::now() < deadline, "{what}");
