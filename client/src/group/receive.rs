@@ -1,5 +1,7 @@
 //! Messages of a group that arrive in the group queue.
 
+use std::collections::HashSet;
+
 use openmls::prelude::{
     ContentType, MlsMessageBodyIn, ProcessMessageError, ProcessedMessageContent, ProtocolMessage, Sender,
     StagedCommit, ValidationError,
@@ -237,7 +239,8 @@ fn receive_content(
             accounts::hint(tx, &user, None)?;
         }
     } else if let Some(link) = &link {
-        links::told_profile_key(tx, &group.id, &sender, link, message.profile_key.as_ref())?;
+        let profile_key = message.profile_key.as_ref();
+        links::told_profile_key(tx, &group.id, &sender, link, profile_key, (&sender, true))?;
     }
     match message.content {
         Content::Text(text) => {
@@ -245,10 +248,12 @@ fn receive_content(
                 .record(tx)?;
         }
         Content::Introduction { title, titled, roster, attributes_key } => {
-            for entry in roster {
+            // Only of members: there is no end of leaves and names that somebody can make up.
+            let members: HashSet<PublicKey> = group.leaf_keys().collect();
+            for entry in roster.iter().filter(|entry| members.contains(&entry.leaf_key)) {
                 links::told(tx, &group.id, &entry.leaf_key, &entry.link)?;
-                let profile_key = entry.profile_key.as_ref();
-                links::told_profile_key(tx, &group.id, &entry.leaf_key, &entry.link, profile_key)?;
+                let (profile_key, by) = (entry.profile_key.as_ref(), (&sender, false));
+                links::told_profile_key(tx, &group.id, &entry.leaf_key, &entry.link, profile_key, by)?;
             }
             // Title and key are one for all members: only admins give them. A late key may not be the present one.
             if let Some(key) = attributes_key
