@@ -351,6 +351,44 @@ fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_t
 }
 
 #[test]
+fn a_welcome_with_a_tree_of_its_own_makes_up_no_group_and_keeps_nobody_out_of_the_true_one() {
+    let Trio { issuer, alice, bob, id, .. } = Trio::alone();
+    let mallory = person("mallory", &issuer);
+    // A group of the same id that no DS has.
+    let reserved = GroupIdReserved { group_id: id.clone(), server_key: SigningKey::generate().public_key() };
+    let create = |tx: &Tx<'_>| GroupState::create(tx, &reserved, "climbing", &delivery()).map(drop);
+    mallory.store.write(create).unwrap();
+    mallory.confirm(&id);
+    let leaf_key = bob.offer_to(&mallory);
+    let welcome = mallory
+        .store
+        .write(|tx| {
+            let mut group = GroupState::load(tx, &id)?;
+            let signer = LeafSigner(&group.leaf);
+            let added = crate::key_packages::at_hand(tx, &leaf_key)?.unwrap();
+            let builder = group.mls.commit_builder().propose_adds([added]);
+            let staged = builder.load_psks(tx.storage()).unwrap().use_ratchet_tree_extension(true);
+            let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
+            let (_, welcome, _) = built.stage_commit(tx).unwrap().into_messages();
+            let welcome = Welcome::new(mls::message_bytes(&welcome.unwrap())?);
+            group.mls.merge_pending_commit(tx).unwrap();
+            Ok(welcome)
+        })
+        .unwrap();
+    for tree in [None, Some(mallory.tree(&id))] {
+        assert!(bob.join(&welcome, tree.as_ref()).is_err());
+    }
+    let (payload, options) = (QueuePayload::Welcome(welcome), Options::default());
+    let take = |tx: &Tx<'_>| take_effect(tx, &options, QueueKind::Group, &payload, Some(&Tree::Missing));
+    assert!(bob.store.write(|tx| Ok(told(tx.attempt(|| take(tx))))).unwrap().is_err());
+    let found = bob.store.read(|tx| GroupState::load(tx, &id).map(drop));
+    assert!(matches!(found, Err(Error::UnknownGroup(_))), "{found:?}");
+    alice.add(&id, &[&bob]);
+    bob.receive(&alice.say(&id, "here you are")).unwrap();
+    assert_eq!(bob.texts(), ["here you are"]);
+}
+
+#[test]
 fn bytes_from_nobody_have_no_effect() {
     let Trio { issuer, alice, id, .. } = Trio::alone();
     for bytes in [vec![], vec![0; 64], b"\x00\x01\x00\x02garbage".to_vec()] {
