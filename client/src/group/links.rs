@@ -45,20 +45,20 @@ pub(super) fn told(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &Id
     keep(tx, group, leaf_key, link, "links.client_key IS NULL")
 }
 
-/// Keeps the key to the profile of a member's user that the member with the leaf key `by` told, if the link is of the client
-/// that the leaf is known to be. The AS is asked about that client at once, which it may show by now, but not as often as a
-/// member likes.
+/// Keeps the key to the profile of a member's user that the member with the leaf key `by` told, if the link that it told is of
+/// the client that the leaf is known to be. The AS is asked about that client at once, which it may show by now, but not as often
+/// as a member likes.
 pub(super) fn told_profile_key(
     tx: &Tx<'_>,
     group: &GroupId,
     leaf_key: &PublicKey,
-    link: &IdentityLink,
+    told: &IdentityLink,
     profile_key: Option<&SharedProfileKey>,
     (by, is_itself): (&PublicKey, bool),
 ) -> Result<()> {
     let Some(shared) = profile_key else { return Ok(()) };
-    let Some(kept) = self::link(tx, group, leaf_key)? else { return Ok(()) };
-    let Some((claim, known)) = link.claim(group, leaf_key).zip(kept.claim(group, leaf_key)) else {
+    let Some(kept) = link(tx, group, leaf_key)? else { return Ok(()) };
+    let Some((claim, known)) = told.claim(group, leaf_key).zip(kept.claim(group, leaf_key)) else {
         return Ok(());
     };
     if (claim.client_key, &claim.user) != (known.client_key, &known.user) {

@@ -145,6 +145,38 @@ fn what_somebody_said_before_this_device_removed_them_is_read_after_it() {
 }
 
 #[test]
+fn what_a_removed_device_said_is_not_taken_for_the_word_of_the_one_that_has_its_place() {
+    let Trio { issuer, alice, bob, carol, id } = Trio::with_all();
+    let tablet = person("bob", &issuer);
+    let own = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?))).unwrap();
+    // A number after which nobody counts.
+    let sql = "UPDATE groups SET next_number = 1 << 40";
+    bob.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+    let late = bob.say(&id, "late");
+    let removal = alice.stage(&id, &Change::Remove(vec![own.leaf_key]));
+    alice.confirm(&id);
+    let leaf_key = tablet.offer_as(own.pseudonym, &alice);
+    let addition = alice.stage(&id, &Change::Add(vec![leaf_key]));
+    alice.confirm(&id);
+    tablet.join(addition.welcome.as_ref().unwrap(), Some(&alice.tree(&id))).unwrap();
+    for commit in [&removal.message, &addition.message] {
+        carol.receive(commit).unwrap();
+    }
+    alice.receive(&late).unwrap();
+    let heard = alice.events().into_iter().find_map(|event| match event {
+        Event::Message { sender, .. } => Some(sender.leaf_key),
+        _ => None,
+    });
+    assert_eq!(heard, Some(own.leaf_key), "alice removed it herself");
+    assert!(carol.receive(&late).is_err());
+    let said = tablet.say(&id, "here");
+    for other in [&alice, &carol] {
+        other.receive(&said).unwrap();
+        assert_eq!(other.texts(), ["here"]);
+    }
+}
+
+#[test]
 fn who_was_removed_is_forgotten_with_the_keys_that_open_what_they_said() {
     // By commits of this device, by another member's, and by coming back.
     for committer in ["alice", "carol", "nobody"] {

@@ -198,13 +198,14 @@ CREATE TABLE left_places (
     PRIMARY KEY (group_id, data_type)
 ) STRICT;
 
--- Members that a commit of this device removed, for as long as what they said before opens: it may come later.
+-- Members that a commit removed, for as long as what they said before opens: it may come later.
 CREATE TABLE removed_members (
     group_id BLOB NOT NULL,
     leaf INTEGER NOT NULL,              -- its place in the tree
     epoch INTEGER NOT NULL,             -- the last one that it was in
     pseudonym BLOB NOT NULL,
     leaf_key BLOB NOT NULL,
+    is_own INTEGER NOT NULL,            -- 1: the commit was this device's, and what they said counts; 0: another one's
     PRIMARY KEY (group_id, leaf, epoch)
 ) STRICT;
 
