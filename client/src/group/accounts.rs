@@ -57,11 +57,12 @@ pub(crate) enum InVain {
 }
 
 impl InVain {
-    /// Seconds before the next lookup, after so many that were in vain already.
-    pub(super) fn pause(self, tried: u32) -> u64 {
+    /// Seconds before the next lookup, after so many that were in vain already. An AS that answered is asked again after
+    /// `show_again` the first time.
+    pub(super) fn pause(self, tried: u32, show_again: u64) -> u64 {
         let first = match self {
             Self::OutOfReach => REACH_AGAIN,
-            Self::NotShown => SHOW_AGAIN,
+            Self::NotShown => show_again,
         };
         first.saturating_mul(2u64.saturating_pow(tried)).min(LONGEST_PAUSE)
     }
@@ -118,7 +119,7 @@ pub(crate) fn asked_in_vain(tx: &Tx<'_>, user: &UserName, in_vain: InVain) -> Re
     if tried >= most {
         return forget_hint(tx, user);
     }
-    let due = integer(tx.now().saturating_add(in_vain.pause(tried)));
+    let due = integer(tx.now().saturating_add(in_vain.pause(tried, SHOW_AGAIN)));
     let sql = "UPDATE member_news SET tried = tried + 1, due = ?2 WHERE user = ?1";
     tx.sql().execute(sql, params![user.to_string(), due])?;
     Ok(())

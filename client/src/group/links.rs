@@ -18,6 +18,9 @@ use crate::{
     store::{Tx, decode, encode, integer},
 };
 
+/// Seconds before the AS is asked again about a client that it did not show, the first time: it may show it soon.
+const SHOW_AGAIN: u64 = 60;
+
 /// The link of a leaf and its client.
 pub(super) fn link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<IdentityLink>> {
     let link: Option<Option<Vec<u8>>> = tx
@@ -285,7 +288,7 @@ pub(crate) fn was_asked(tx: &Tx<'_>, client_key: &PublicKey, in_vain: InVain) ->
         let sql = "SELECT ifnull(max(tried), 0) FROM links WHERE client_key = ?1";
         let tried: u32 =
             tx.sql().prepare_cached(sql)?.query_row([client_key.as_bytes()], |row| row.get(0))?;
-        (tried.saturating_add(1), tx.now().saturating_add(in_vain.pause(tried)))
+        (tried.saturating_add(1), tx.now().saturating_add(in_vain.pause(tried, SHOW_AGAIN)))
     };
     tx.sql()
         .prepare_cached("UPDATE links SET tried = ?2, due = ?3 WHERE client_key = ?1")?

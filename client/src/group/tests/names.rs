@@ -434,7 +434,7 @@ fn what_a_client_says_of_its_account_has_the_as_asked_a_few_times_at_once_and_th
     }
     assert_eq!(rows(&alice, "member_news"), 0, "it ends, too");
     for how in [InVain::OutOfReach, InVain::NotShown] {
-        let pauses: Vec<_> = (0..2 * MOST_LOOKS).map(|tried| how.pause(tried)).collect();
+        let pauses: Vec<_> = (0..2 * MOST_LOOKS).map(|tried| how.pause(tried, 60)).collect();
         assert!(pauses.is_sorted() && pauses[0] < pauses[1] && pauses[1] < pauses[9], "{pauses:?}");
     }
 }
