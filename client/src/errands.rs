@@ -2,7 +2,7 @@
 //! KeyPackages of users who are to be added. Every errand is a row in the store until it is done.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use crate::{
     contact, elsewhere,
     error::{Error, Result, goes_on},
     event::Event,
-    group::{self, Change, GroupState, strayed},
+    group::{self, Change, GroupState, InVain, strayed},
     identity, invitations, key_packages, link,
     mailbox::{self, KINDS},
     profile, push,
@@ -306,6 +306,7 @@ impl Session {
             let found = identity::look_up(api, store, asked).await;
             if found.as_ref().is_err_and(Error::is_passing) {
                 goes_on(found)?;
+                store.write(|tx| group::asked_in_vain(tx, &hint.user, InVain::OutOfReach))?;
                 continue;
             }
             match (&found, &hint.name) {
@@ -316,8 +317,13 @@ impl Session {
                     store.write(|tx| group::still_there(tx, &hint.user))?;
                 }
                 (Ok(_), None) => store.write(|tx| group::still_there(tx, &hint.user))?,
-                // The lookup told of the name, if it is the same user's.
-                (Ok(_), Some(_)) | (Err(_), _) => store.write(|tx| group::forget_hint(tx, &hint.user))?,
+                (Ok(_), Some(name)) if *name == hint.user => {
+                    store.write(|tx| group::forget_hint(tx, &hint.user))?;
+                }
+                // The lookup told of the name, if it is the same user's: then there is no hint any more.
+                (Ok(_), Some(_)) | (Err(_), _) => {
+                    store.write(|tx| group::asked_in_vain(tx, &hint.user, InVain::NotShown))?;
+                }
             }
         }
         let pause = self.options.look_up_every.as_secs();
@@ -327,29 +333,35 @@ impl Session {
                 Err(error) if error.problem() == Some(ProblemType::NotFound) => {
                     store.write(|tx| group::not_shown(tx, &user, tx.now().saturating_add(pause)))?;
                 }
+                Err(error) if error.is_passing() => {
+                    goes_on::<()>(Err(error))?;
+                    store.write(|tx| group::out_of_reach(tx, &user))?;
+                }
                 found => goes_on(found.map(drop))?,
             }
         }
         Ok(())
     }
 
-    /// Asks the AS about members that were not confirmed yet, each client once a run.
+    /// Asks the AS about members that were not confirmed yet, each user once.
     async fn confirm_identities(&self) -> Result<()> {
-        let (mut asked, mut shown) = (HashSet::new(), HashSet::new());
+        let mut asked: HashMap<UserName, (bool, InVain)> = HashMap::new();
         for (client_key, user) in self.store.read(group::unconfirmed)? {
-            let first = self.doubted().insert(client_key);
-            if first && asked.insert(user.clone()) {
+            let (is_shown, in_vain) = if let Some(outcome) = asked.get(&user) {
+                *outcome
+            } else {
                 let found = identity::look_up(&self.api, &self.store, &user).await;
-                match &found {
-                    Ok(_) => drop(shown.insert(user.clone())),
-                    Err(error) if error.is_passing() => drop(self.doubted().remove(&client_key)),
-                    Err(_) => {}
-                }
+                let is_out_of_reach = found.as_ref().is_err_and(Error::is_passing);
+                let in_vain = if is_out_of_reach { InVain::OutOfReach } else { InVain::NotShown };
+                let outcome = (found.is_ok(), in_vain);
                 goes_on(found.map(drop))?;
-            }
-            if first && shown.contains(&user) {
-                self.store.write(|tx| group::doubt(tx, &user, &client_key))?;
-            }
+                asked.insert(user.clone(), outcome);
+                outcome
+            };
+            self.store.write(|tx| {
+                group::was_asked(tx, &client_key, in_vain)?;
+                if is_shown { group::doubt(tx, &user, &client_key) } else { Ok(()) }
+            })?;
         }
         Ok(())
     }

@@ -253,7 +253,7 @@ impl Session {
 /// The tree that belongs to a Welcome, as far as it is there.
 pub(crate) enum Tree {
     Fetched(WelcomeTree),
-    /// The DS has none, or the Welcome is not for us: it is left to be refused.
+    /// The DS has none, or the Welcome is not for us: it is refused.
     Missing,
     /// The DS of this group is at another homeserver, which cannot be asked now. What came besides does not wait for it.
     OutOfReach(GroupId),

@@ -1,9 +1,6 @@
 //! A session: store, server, account and options, which everything that a client does shares.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use postern_api::Http;
 use postern_protocol::{PublicKey, ds::GroupId};
@@ -26,7 +23,6 @@ pub(crate) struct Session {
     pub options: Options,
     /// The account as it was when the client was opened: its keys stay.
     pub account: Account,
-    doubted: Mutex<HashSet<PublicKey>>,
 }
 
 impl Session {
@@ -46,7 +42,7 @@ impl Session {
                 elsewhere::through(&own, relay, options.relay_server.as_deref())?
             }
         };
-        Ok(Self { store, api, direct, options, account, doubted: Mutex::default() })
+        Ok(Self { store, api, direct, options, account })
     }
 
     /// The DS of a group, and everything else at its homeserver.
@@ -59,11 +55,6 @@ impl Session {
 
     pub(crate) fn client_key(&self) -> PublicKey {
         self.account.client_key().public_key()
-    }
-
-    /// Clients that a lookup did not confirm: they are not looked up over and over.
-    pub(crate) fn doubted(&self) -> MutexGuard<'_, HashSet<PublicKey>> {
-        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

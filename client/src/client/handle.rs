@@ -81,24 +81,14 @@ impl Client {
         self.session.store.read(group::summaries)
     }
 
-    /// The group with this title, id, or beginning of an id (unpadded base64url). A group that
-    /// this device left counts only when no other is meant.
+    /// The group with this id (unpadded base64url), or else with this title or beginning of an id. A group with this title
+    /// that this device left counts only when no other is meant. Others choose titles: one that is another group's id takes
+    /// nothing from it, and one that is the beginning of another group's id names neither.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::AmbiguousGroup`].
     pub fn group(&self, name: &str) -> Result<Group> {
-        let groups = self.groups()?;
-        let find = |wanted: &dyn Fn(&GroupSummary) -> bool| -> Vec<_> {
-            groups.iter().filter(|group| wanted(group)).collect()
-        };
-        let by_title = find(&|group| group.active && group.title == name);
-        let by_id = find(&|group| !name.is_empty() && group.id.to_base64url().starts_with(name));
-        let left = find(&|group| group.title == name);
-        match [by_title, by_id, left].into_iter().find(|found| !found.is_empty()).as_deref() {
-            Some([group]) => Ok(self.group_with_id(&group.id)),
-            Some(_) => Err(Error::AmbiguousGroup(name.to_owned())),
-            None => Err(Error::UnknownGroup(name.to_owned())),
-        }
+        Ok(self.group_with_id(meant_by(name, &self.groups()?)?))
     }
 
     /// The group with this id, as an [`Event`] names it. Whether this device knows it shows when
@@ -258,5 +248,53 @@ impl Client {
     /// [`Error::Database`].
     pub fn has_errands(&self) -> Result<bool> {
         self.session.has_errands()
+    }
+}
+
+/// The group among these that a name means.
+fn meant_by<'a>(name: &str, groups: &'a [GroupSummary]) -> Result<&'a GroupId> {
+    let find = |wanted: &dyn Fn(&GroupSummary) -> bool| -> Vec<&'a GroupSummary> {
+        groups.iter().filter(|group| wanted(group)).collect()
+    };
+    let is_called = |group: &GroupSummary| group.title == name;
+    let begins = |group: &GroupSummary| !name.is_empty() && group.id.to_base64url().starts_with(name);
+    let with_id = find(&|group| group.id.to_base64url() == name);
+    let named = find(&|group| group.active && is_called(group) || begins(group));
+    let left = find(&is_called);
+    match [with_id, named, left].into_iter().find(|found| !found.is_empty()).as_deref() {
+        Some([group]) => Ok(&group.id),
+        Some(_) => Err(Error::AmbiguousGroup(name.to_owned())),
+        None => Err(Error::UnknownGroup(name.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_title_takes_what_is_for_the_group_with_that_id() {
+        let group = |number: u8, title: &str, active| GroupSummary {
+            id: GroupId::new([number; 16], "example.org".parse().unwrap()),
+            title: title.to_owned(),
+            active,
+        };
+        let [climbing, left] = [group(40, "climbing", true), group(80, "climbing", false)];
+        let id = climbing.id.to_base64url();
+        let beginning = &id[..8];
+        let groups = |title: &str| [group(120, title, true), climbing.clone(), left.clone()];
+        let meant = |name: &str, groups: &[GroupSummary]| meant_by(name, groups).cloned();
+        let is_ambiguous = |found| matches!(found, Err(Error::AmbiguousGroup(_)));
+        for name in ["climbing", id.as_str(), beginning] {
+            assert_eq!(meant(name, &groups("peaks")).unwrap(), climbing.id, "{name}");
+        }
+        assert_eq!(meant(&id, &groups(&id)).unwrap(), climbing.id, "a full id counts first");
+        assert!(is_ambiguous(meant(beginning, &groups(beginning))));
+        assert!(is_ambiguous(meant("climbing", &groups("climbing"))));
+        let left_id = left.id.to_base64url();
+        assert_eq!(meant(&left_id, &groups(&left_id)).unwrap(), left.id);
+        assert!(is_ambiguous(meant(&left_id[..8], &groups(&left_id[..8]))));
+        assert_eq!(meant("climbing", &[group(120, "peaks", true), left.clone()]).unwrap(), left.id);
+        assert!(matches!(meant("huts", &groups("peaks")), Err(Error::UnknownGroup(_))));
     }
 }

@@ -17,7 +17,15 @@ const LOOK_AGAIN: u64 = 60 * 60;
 /// How often the AS is asked whether an account ended before the hint is dropped.
 const PATIENCE: u32 = 48;
 /// How often news of a user that the AS did not show make this device ask at once.
-const EAGER: u32 = 3;
+pub(super) const EAGER: u32 = 3;
+/// How often an AS that is out of reach is asked before that ends.
+pub(super) const MOST_LOOKS: u32 = 20;
+/// Seconds before an AS that was out of reach is asked again, the first time. Each further time waits twice as long.
+const REACH_AGAIN: u64 = 1;
+/// Seconds before an AS is asked again that did not show what a member said, the first time.
+const SHOW_AGAIN: u64 = 60 * 60;
+/// Seconds before an AS is asked again, at most.
+const LONGEST_PAUSE: u64 = 30 * 24 * 60 * 60;
 /// Seconds for which the AS has to know nobody of that name, before the end that a device told of is believed.
 const GONE_AFTER: u64 = 2 * 24 * 60 * 60;
 /// Seconds between two looks meanwhile.
@@ -38,6 +46,28 @@ pub(crate) struct MemberNews {
     pub name: Option<UserName>,
 }
 
+/// Reason why a lookup did not show what a member said. Members name users and domains as they like: none is asked for
+/// without end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InVain {
+    /// The AS did not answer.
+    OutOfReach,
+    /// It answered, and did not show it.
+    NotShown,
+}
+
+impl InVain {
+    /// Seconds before the next lookup, after so many that were in vain already. An AS that answered is asked again after
+    /// `show_again` the first time.
+    pub(super) fn pause(self, tried: u32, show_again: u64) -> u64 {
+        let first = match self {
+            Self::OutOfReach => REACH_AGAIN,
+            Self::NotShown => show_again,
+        };
+        first.saturating_mul(2u64.saturating_pow(tried)).min(LONGEST_PAUSE)
+    }
+}
+
 /// Says in all groups who this device is: its user has another name, say.
 pub(crate) fn tell_groups(tx: &Tx<'_>) -> Result<()> {
     record::active(tx)?.iter().try_for_each(|id| outbox::push(tx, id, &Content::Present).map(drop))
@@ -55,18 +85,19 @@ pub(crate) fn tell_groups_of_end(tx: &Tx<'_>) -> Result<()> {
     record::active(tx)?.iter().try_for_each(|id| outbox::push(tx, id, &Content::Gone).map(drop))
 }
 
-/// Notes that a client of a user says that the user has another name, or ends.
+/// Notes that a client of a user says that the user has another name, or ends. The AS is asked at once, but not as often as
+/// the client likes.
 pub(super) fn hint(tx: &Tx<'_>, user: &UserName, name: Option<&UserName>) -> Result<()> {
     tx.sql().execute(
         "INSERT INTO member_news (user, name, tried, due) VALUES (?1, ?2, 0, 0)
-         ON CONFLICT (user) DO UPDATE SET name = excluded.name, tried = 0, due = 0",
-        params![user.to_string(), name.map(ToString::to_string)],
+         ON CONFLICT (user) DO UPDATE SET name = excluded.name, due = iif(tried < ?3, 0, due)",
+        params![user.to_string(), name.map(ToString::to_string), EAGER],
     )?;
     Ok(())
 }
 
-/// Has the AS asked about a user, because there are news of the user, or the AS may show it by now: at once, also if it
-/// was asked in vain shortly before, but not as often as a member likes.
+/// Has the AS asked about a user, because there are news of the user: at once, also if it was asked in vain shortly before,
+/// but not as often as a member likes.
 pub(super) fn look_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute(
         "INSERT INTO member_news (user, name, tried, due) VALUES (?1, ?1, 0, 0)
@@ -74,6 +105,30 @@ pub(super) fn look_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
         params![user.to_string(), EAGER],
     )?;
     Ok(())
+}
+
+/// Notes that a lookup did not show what a hint says: the AS is asked again later, and in the end no more.
+pub(crate) fn asked_in_vain(tx: &Tx<'_>, user: &UserName, in_vain: InVain) -> Result<()> {
+    let sql = "SELECT tried FROM member_news WHERE user = ?1";
+    let tried: Option<u32> = tx.sql().query_row(sql, [user.to_string()], |row| row.get(0)).optional()?;
+    let Some(tried) = tried else { return Ok(()) };
+    let most = match in_vain {
+        InVain::OutOfReach => MOST_LOOKS,
+        InVain::NotShown => EAGER,
+    };
+    if tried >= most {
+        return forget_hint(tx, user);
+    }
+    let due = integer(tx.now().saturating_add(in_vain.pause(tried, SHOW_AGAIN)));
+    let sql = "UPDATE member_news SET tried = tried + 1, due = ?2 WHERE user = ?1";
+    tx.sql().execute(sql, params![user.to_string(), due])?;
+    Ok(())
+}
+
+/// Notes that the AS of a member's user could not be reached, whom it is time to look up: from now on it is asked ever later.
+pub(crate) fn out_of_reach(tx: &Tx<'_>, user: &UserName) -> Result<()> {
+    look_again(tx, user)?;
+    asked_in_vain(tx, user, InVain::OutOfReach)
 }
 
 /// The hints that it is time to ask the AS about.

@@ -59,7 +59,8 @@ impl GroupState {
             if self.member(&leaf_key).is_some() {
                 links::told(tx, &self.id, &leaf_key, &card.link)?;
                 let profile_key = card.profile_key.as_ref();
-                links::told_profile_key(tx, &self.id, &leaf_key, &card.link, profile_key)?;
+                let by = (&leaf_key, false);
+                links::told_profile_key(tx, &self.id, &leaf_key, &card.link, profile_key, by)?;
             }
         }
         Ok(())

@@ -138,7 +138,7 @@ impl GroupState {
             for leaf_key in added_leaf_keys(commit) {
                 welcome_member(tx, &self.id, &leaf_key)?;
             }
-            removed::note(tx, &self.id, self.epoch(), &removed_members(&self.mls, commit))?;
+            removed::note(tx, &self.id, self.epoch(), &removed_members(&self.mls, commit), true)?;
             let taken = places::taken_by(&self.mls, commit);
             let (address, user_key) = (self.delivery_address(), self.own_leaf()?.user_key);
             self.note_user_key(tx)?;

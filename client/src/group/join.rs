@@ -143,9 +143,13 @@ pub(crate) fn tree_of_welcome(
     Some((id, fetch, leaf::key(tx, &leaf_key).ok()??))
 }
 
-/// Lets a Welcome take effect. The tree, with the attributes of its leaves, is what the DS has for it,
-/// unless the Welcome itself carries it. Returns the group.
+/// Lets a Welcome take effect. The tree, with the attributes of its leaves, is what the DS of the group has for it. Without that
+/// answer nobody is in the group, whatever the Welcome says: any member knows the id, and could make up another group of it that
+/// keeps this client out of the true one. Returns the group.
 pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -> Result<GroupId, Rejection> {
+    let Some(tree) = tree else {
+        return Err(Rejection::invalid("a Welcome is for a group whose server has no tree for it"));
+    };
     let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
         return Err(Rejection::invalid("a Welcome is malformed"));
     };
@@ -153,17 +157,20 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
         WelcomeError::StorageError(error) => error.into(),
         error => Rejection::Invalid(error.to_string()),
     };
-    let mut joining = StagedWelcome::build_from_welcome(tx, &mls::join_config(), welcome)
-        .map_err(refused)?
+    let joining = StagedWelcome::build_from_welcome(tx, &mls::join_config(), welcome).map_err(refused)?;
+    // openmls would take it, and not the one that the DS has.
+    if joining.processed_welcome().unverified_group_info().extensions().ratchet_tree().is_some() {
+        return Err(Rejection::invalid("a Welcome brings a tree of its own"));
+    }
+    let ratchet_tree = RatchetTreeIn::tls_deserialize_exact(tree.ratchet_tree.as_bytes())
+        .map_err(|_| Rejection::invalid("a Welcome's tree is malformed"))?;
+    let staged = joining
+        .with_ratchet_tree(ratchet_tree)
         .replace_old_group()
         // There may be members that have not committed since they were added long ago.
-        .skip_lifetime_validation();
-    if let Some(tree) = tree {
-        let tree = RatchetTreeIn::tls_deserialize_exact(tree.ratchet_tree.as_bytes());
-        joining =
-            joining.with_ratchet_tree(tree.map_err(|_| Rejection::invalid("a Welcome's tree is malformed"))?);
-    }
-    let staged = joining.build().map_err(refused)?;
+        .skip_lifetime_validation()
+        .build()
+        .map_err(refused)?;
     let id = GroupId::from_mls(staged.group_context().group_id().as_slice())
         .map_err(|_| Rejection::invalid("a Welcome is for a group that is not Postern's"))?;
     match GroupState::find(tx, &id) {
@@ -186,9 +193,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
     // Of a membership before this one it may be known who was in whose place.
     places::catch_up(tx, &GroupState { id: id.clone(), leaf, mls }, &[])?;
     handover::drop_entry(tx, &id)?;
-    if let Some(tree) = tree {
-        attributes::keep(tx, &id, &tree.attributes)?;
-    }
+    attributes::keep(tx, &id, &tree.attributes)?;
     key_packages::used(tx, &leaf_key)?;
     Event::Joined { group: id.clone() }.record(tx)?;
     Ok(id)

@@ -5,14 +5,21 @@ use std::collections::HashSet;
 use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, name::UserName};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{accounts, message::RosterEntry, state::GroupState};
+use super::{
+    accounts::{EAGER, InVain, MOST_LOOKS},
+    message::RosterEntry,
+    state::GroupState,
+};
 use crate::{
     error::{Error, Result},
     identity::{self, IdentityLink},
     mls,
-    profile::{self, SharedProfileKey, Source},
+    profile::{self, SharedProfileKey, Source, Teller},
     store::{Tx, decode, encode, integer},
 };
+
+/// Seconds before the AS is asked again about a client that it did not show, the first time: it may show it soon.
+const SHOW_AGAIN: u64 = 60;
 
 /// The link of a leaf and its client.
 pub(super) fn link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<IdentityLink>> {
@@ -41,17 +48,31 @@ pub(super) fn told(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &Id
     keep(tx, group, leaf_key, link, "links.client_key IS NULL")
 }
 
-/// Keeps the key to the profile of a member's user that somebody told, if both keys signed the link.
+/// Keeps the key to the profile of a member's user that the member with the leaf key `by` told, if the link that it told is of
+/// the client that the leaf is known to be. The AS is asked about that client at once, which it may show by now, but not as often
+/// as a member likes.
 pub(super) fn told_profile_key(
     tx: &Tx<'_>,
     group: &GroupId,
     leaf_key: &PublicKey,
-    link: &IdentityLink,
+    told: &IdentityLink,
     profile_key: Option<&SharedProfileKey>,
+    (by, is_itself): (&PublicKey, bool),
 ) -> Result<()> {
-    let Some((claim, shared)) = link.claim(group, leaf_key).zip(profile_key) else { return Ok(()) };
-    if profile::keep_key(tx, &claim.user, shared, Source::Told)? {
-        accounts::look_again(tx, &claim.user)?;
+    let Some(shared) = profile_key else { return Ok(()) };
+    let Some(kept) = link(tx, group, leaf_key)? else { return Ok(()) };
+    let Some((claim, known)) = told.claim(group, leaf_key).zip(kept.claim(group, leaf_key)) else {
+        return Ok(());
+    };
+    if (claim.client_key, &claim.user) != (known.client_key, &known.user) {
+        return Ok(());
+    }
+    let is_vouched = identity::vouches(tx, &kept.credential, tx.now())?;
+    let teller = Teller { leaf_key: *by, is_vouched, is_itself };
+    if profile::keep_key(tx, &claim.user, shared, Source::Told(teller))? {
+        tx.sql()
+            .prepare_cached("UPDATE links SET due = 0 WHERE client_key = ?1 AND tried < ?2")?
+            .execute(params![claim.client_key.as_bytes(), EAGER])?;
     }
     Ok(())
 }
@@ -75,19 +96,29 @@ fn keep(
     if identity::is_revoked(tx, credential.user.domain(), &credential.issuer_key)? {
         return Ok(());
     }
+    let before: Option<Option<String>> = tx
+        .sql()
+        .prepare_cached("SELECT user FROM links WHERE group_id = ?1 AND leaf_key = ?2")?
+        .query_row(params![group.to_mls(), leaf_key.as_bytes()], |row| row.get(0))
+        .optional()?;
+    let user = credential.user.to_string();
     let sql = format!(
-        "INSERT INTO links (group_id, leaf_key, client_key, link, last_number)
-         VALUES (?1, ?2, ?3, ?4, 0)
+        "INSERT INTO links (group_id, leaf_key, client_key, user, link, last_number)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0)
          ON CONFLICT (group_id, leaf_key)
-         DO UPDATE SET client_key = excluded.client_key, link = excluded.link
+         DO UPDATE SET client_key = excluded.client_key, user = excluded.user, link = excluded.link
          WHERE {replaces}"
     );
     tx.sql().prepare_cached(&sql)?.execute(params![
         group.to_mls(),
         leaf_key.as_bytes(),
         credential.client_key.as_bytes(),
+        user,
         encode(link)
     ])?;
+    if before.flatten().is_some_and(|before| before != user) {
+        profile::forget_unnamed(tx)?;
+    }
     Ok(())
 }
 
@@ -224,25 +255,45 @@ pub(super) fn forget_departed(tx: &Tx<'_>, group: &GroupState) -> Result<()> {
         let sql = "DELETE FROM links WHERE group_id = ?1 AND leaf_key = ?2";
         tx.sql().execute(sql, params![id, leaf_key.as_bytes()])?;
     }
-    Ok(())
+    profile::forget_unnamed(tx)
 }
 
-/// The clients that members said they are and that no lookup confirmed, and their users.
+/// The clients that members said they are, that no lookup confirmed, and about which it is time to ask the AS; and their
+/// users.
 pub(crate) fn unconfirmed(tx: &Tx<'_>) -> Result<Vec<(PublicKey, UserName)>> {
     let mut statement = tx.sql().prepare_cached(
-        "SELECT DISTINCT l.client_key, l.link FROM links l
-         WHERE l.client_key IS NOT NULL
-         AND NOT EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key)",
+        "SELECT DISTINCT l.client_key, l.user FROM links l
+          WHERE l.client_key IS NOT NULL AND l.user IS NOT NULL AND l.due <= ?1
+            AND NOT EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key)
+            AND NOT EXISTS (SELECT 1 FROM links o
+                             WHERE o.client_key = l.client_key AND (o.due > ?1 OR o.tried >= ?2))",
     )?;
-    let rows = statement.query_map([], |row| row.get(1))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    rows.iter()
-        .map(|link| {
-            let link: IdentityLink = decode(link, "an identity link")?;
-            let claim =
-                ClientCredential::parse(&link.credential).map_err(|_| Error::Damaged("a credential"))?;
-            Ok((claim.client_key, claim.user))
+    let rows = statement
+        .query_map(params![integer(tx.now()), MOST_LOOKS], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<([u8; 32], String)>, _>>()?;
+    rows.into_iter()
+        .map(|(client_key, user)| {
+            let user = user.parse().map_err(|_| Error::Damaged("a user name"))?;
+            Ok((PublicKey::new(client_key), user))
         })
         .collect()
+}
+
+/// Notes that the AS was asked about a client that a member says to be. One that it did not show is asked about ever later,
+/// and in the end no more.
+pub(crate) fn was_asked(tx: &Tx<'_>, client_key: &PublicKey, in_vain: InVain) -> Result<()> {
+    let (tried, due) = if identity::confirmed(tx, client_key)?.is_some() {
+        (0, 0)
+    } else {
+        let sql = "SELECT ifnull(max(tried), 0) FROM links WHERE client_key = ?1";
+        let tried: u32 =
+            tx.sql().prepare_cached(sql)?.query_row([client_key.as_bytes()], |row| row.get(0))?;
+        (tried.saturating_add(1), tx.now().saturating_add(in_vain.pause(tried, SHOW_AGAIN)))
+    };
+    tx.sql()
+        .prepare_cached("UPDATE links SET tried = ?2, due = ?3 WHERE client_key = ?1")?
+        .execute(params![client_key.as_bytes(), tried, integer(due)])?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -40,8 +40,9 @@ mod upkeep;
 pub(crate) use self::accounts::pass_time;
 pub(crate) use self::{
     accounts::{
-        absent, forget_hint, give_profile_key, hints, not_seen_since, not_shown, reappeared, shows_name,
-        still_there, tell_groups, tell_groups_of_end, was_renamed, was_reset,
+        InVain, absent, asked_in_vain, forget_hint, give_profile_key, hints, not_seen_since, not_shown,
+        out_of_reach, reappeared, shows_name, still_there, tell_groups, tell_groups_of_end, was_renamed,
+        was_reset,
     },
     commit::{add_invited, add_invited_client, invited},
     evict::{evict, evicted, eviction_failed, evictions, next_eviction, remove_own_device},
@@ -52,7 +53,7 @@ pub(crate) use self::{
     introduce::{introduce, waiting_groups},
     join::{forget_early, join, join_at_last, join_later, late_welcomes, take_early, tree_of_welcome},
     leave::withdraw_invitation,
-    links::unconfirmed,
+    links::{unconfirmed, was_asked},
     members::{claims, devices_of, history, members, pending_events},
     onlooker::keep as keep_unfollowed,
     outcasts::{

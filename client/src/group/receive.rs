@@ -1,8 +1,10 @@
 //! Messages of a group that arrive in the group queue.
 
+use std::collections::HashSet;
+
 use openmls::prelude::{
-    ContentType, MlsMessageBodyIn, ProcessMessageError, ProcessedMessageContent, ProtocolMessage, Sender,
-    StagedCommit, ValidationError,
+    ContentType, LeafNodeIndex, MlsMessageBodyIn, ProcessMessageError, ProcessedMessageContent,
+    ProtocolMessage, Sender, StagedCommit, ValidationError,
 };
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
@@ -111,11 +113,16 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
     };
     let sender = match processed.sender() {
         Sender::Member(leaf) => {
-            // When a message is late, another member may sit there by now, or nobody.
+            // When a message is late, another member may sit there by now, also a device of the same user, or nobody.
             let is_sender = |found: &openmls::prelude::Member| found.credential == *processed.credential();
-            let leaf_key = match group.mls.member_at(*leaf).filter(is_sender) {
-                Some(member) => Some(key(&member.signature_key)?),
-                None => removed::leaf_key(tx, &id, *leaf, epoch, processed.credential())?,
+            let leaf_key = match removed::leaf_key(tx, &id, *leaf, epoch, processed.credential())? {
+                Some((leaf_key, true)) => Some(leaf_key),
+                // Whom others removed speaks no more, unless it came back.
+                Some((leaf_key, false)) => Some(leaf_key).filter(|it| group.member(it).is_some()),
+                None => {
+                    let member = group.mls.member_at(*leaf).filter(is_sender);
+                    member.map(|member| key(&member.signature_key)).transpose()?
+                }
             };
             let from_nobody = || Rejection::invalid("a message is from nobody in the group");
             Some((*leaf, leaf_key.ok_or_else(from_nobody)?))
@@ -179,6 +186,9 @@ fn receive_commit(
         }
     }
     let taken = places::taken_by(&group.mls, &commit);
+    let leaves = commit.queued_proposals().filter_map(rules::removed_leaf);
+    let gone: Vec<_> = leaves.filter_map(|leaf| group.mls.member_at(LeafNodeIndex::new(leaf))).collect();
+    removed::note(tx, &group.id, group.epoch(), &gone, false)?;
     let lost_commit = group.mls.pending_commit().is_some();
     group.note_user_key(tx)?;
     group.mls.merge_staged_commit(tx, commit).map_err(Error::mls("cannot apply a commit"))?;
@@ -237,7 +247,8 @@ fn receive_content(
             accounts::hint(tx, &user, None)?;
         }
     } else if let Some(link) = &link {
-        links::told_profile_key(tx, &group.id, &sender, link, message.profile_key.as_ref())?;
+        let profile_key = message.profile_key.as_ref();
+        links::told_profile_key(tx, &group.id, &sender, link, profile_key, (&sender, true))?;
     }
     match message.content {
         Content::Text(text) => {
@@ -245,10 +256,12 @@ fn receive_content(
                 .record(tx)?;
         }
         Content::Introduction { title, titled, roster, attributes_key } => {
-            for entry in roster {
+            // Only of members: there is no end of leaves and names that somebody can make up.
+            let members: HashSet<PublicKey> = group.leaf_keys().collect();
+            for entry in roster.iter().filter(|entry| members.contains(&entry.leaf_key)) {
                 links::told(tx, &group.id, &entry.leaf_key, &entry.link)?;
-                let profile_key = entry.profile_key.as_ref();
-                links::told_profile_key(tx, &group.id, &entry.leaf_key, &entry.link, profile_key)?;
+                let (profile_key, by) = (entry.profile_key.as_ref(), (&sender, false));
+                links::told_profile_key(tx, &group.id, &entry.leaf_key, &entry.link, profile_key, by)?;
             }
             // Title and key are one for all members: only admins give them. A late key may not be the present one.
             if let Some(key) = attributes_key

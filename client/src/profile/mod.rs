@@ -8,6 +8,8 @@ mod sealing;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
+
 use postern_protocol::{
     LookupSecret, PublicKey, Transcript,
     name::UserName,
@@ -68,13 +70,34 @@ pub struct SharedProfileKey {
     pub key: ProfileKey,
 }
 
+/// The most keys of one user that others told which are kept, each by another of them: a lookup tries one after the other.
+const MOST_TOLD: usize = 4;
+
 /// Source of a profile key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A device of the key's user.
     User,
     /// Anybody else, or a device that the AS did not confirm yet.
-    Told,
+    Told(Teller),
+}
+
+/// A member of a group that told a profile key of a user, in a message or a card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Teller {
+    /// The key of the member's leaf.
+    pub leaf_key: PublicKey,
+    /// Whether the AS, by the keys that it showed, vouches for the client of the user with which the key was told.
+    pub is_vouched: bool,
+    /// Whether the member says to be that client, and told it in a message.
+    pub is_itself: bool,
+}
+
+/// A profile key that somebody told.
+#[derive(Clone, Serialize, Deserialize)]
+struct ToldKey {
+    teller: Teller,
+    shared: SharedProfileKey,
 }
 
 /// Keys of other users' profiles, as this user's devices share them.
@@ -86,7 +109,8 @@ pub(crate) struct ProfileKeys(Vec<(UserName, SharedProfileKey)>);
 struct Kept {
     /// The key as it is known; of this device's own user the one that the AS's profile is under.
     key: Option<SharedProfileKey>,
-    told: bool,
+    /// While there is none: keys that others told, those first that are most likely the user's.
+    told: Vec<ToldKey>,
     signed: Option<SignedProfile>,
     /// The part for contacts of the last profile that opened.
     for_contacts: Option<ForContacts>,
@@ -128,6 +152,27 @@ impl Default for UserProfile {
 }
 
 impl Kept {
+    /// The keys to try, one after the other.
+    fn keys(&self) -> impl Iterator<Item = &SharedProfileKey> {
+        self.key.iter().chain(self.told.iter().map(|told| &told.shared))
+    }
+
+    /// The keys that are told, with one more. Of each teller one is kept, the last of those that it told itself. Whoever the AS
+    /// vouches for comes first, and then the client itself: nobody takes the user's key away by another one, whatever its
+    /// edition. Among equals the latest is first.
+    fn with_told(&self, teller: Teller, shared: &SharedProfileKey) -> Vec<ToldKey> {
+        let is_of_teller = |told: &&ToldKey| told.teller.leaf_key == teller.leaf_key;
+        if self.told.iter().any(|told| is_of_teller(&told) && told.teller.is_itself && !teller.is_itself) {
+            return self.told.clone();
+        }
+        let others = self.told.iter().filter(|told| !is_of_teller(told)).cloned();
+        let mut told: Vec<_> =
+            [ToldKey { teller, shared: shared.clone() }].into_iter().chain(others).collect();
+        told.sort_by_key(|told| Reverse((told.teller.is_vouched, told.teller.is_itself)));
+        told.truncate(MOST_TOLD);
+        told
+    }
+
     fn profile(&self) -> UserProfile {
         let Some(SignedProfile { profile, .. }) = &self.signed else { return UserProfile::default() };
         UserProfile {
@@ -147,7 +192,7 @@ pub(crate) fn own_key(tx: &Tx<'_>) -> Result<Option<SharedProfileKey>> {
 
 /// The key of a user's part for contacts, if this device has it.
 pub(crate) fn key_of(tx: &Tx<'_>, user: &UserName) -> Result<Option<SharedProfileKey>> {
-    if is_own(tx, user)? { own_key(tx) } else { Ok(find(tx, user)?.key) }
+    if is_own(tx, user)? { own_key(tx) } else { Ok(find(tx, user)?.keys().next().cloned()) }
 }
 
 /// The version of this user's profile; 0: none.
@@ -163,8 +208,8 @@ pub(crate) fn own_lookup_secret(tx: &Tx<'_>) -> Result<Option<LookupSecret>> {
     Ok(own_key(tx)?.filter(|_| hidden).map(|shared| shared.key.lookup_secret()))
 }
 
-/// Keeps a user's key, unless a later one is known, or one that the user gave and this was only told. Returns whether
-/// it is news.
+/// Keeps a user's key, unless the user gave a later one, or this one was only told and the user gave any. Returns whether it is
+/// news.
 pub(crate) fn keep_key(
     tx: &Tx<'_>,
     user: &UserName,
@@ -175,17 +220,36 @@ pub(crate) fn keep_key(
         return Ok(false);
     }
     let before = find(tx, user)?;
-    let told = source == Source::Told;
-    let is_news = before.key.as_ref().is_none_or(|known| match before.told {
-        // Some of a user's devices may have said it before the key became another one.
-        true => !told || shared.replaces(known),
-        false => !told && shared.replaces(known),
-    });
+    let (kept, is_news) = match source {
+        Source::User => {
+            let is_news = before.key.as_ref().is_none_or(|known| shared.replaces(known));
+            (Kept { key: Some(shared.clone()), told: Vec::new(), ..before.clone() }, is_news)
+        }
+        Source::Told(_) if before.key.is_some() => return Ok(false),
+        Source::Told(teller) => {
+            let kept = Kept { told: before.with_told(teller, shared), ..before.clone() };
+            let is_news = kept.keys().any(|key| key == shared) && before.keys().all(|key| key != shared);
+            if !is_news {
+                save(tx, user, &kept)?;
+            }
+            (kept, is_news)
+        }
+    };
     if is_news {
-        let kept = Kept { key: Some(shared.clone()), told, ..before.clone() };
         take_effect(tx, user, &before, kept, true)?;
     }
     Ok(is_news)
+}
+
+/// Forgets keys that were told of users whom nothing is known of, and whom no member says to be any more.
+pub(crate) fn forget_unnamed(tx: &Tx<'_>) -> Result<()> {
+    tx.sql().execute(
+        "DELETE FROM profiles
+          WHERE key IS NULL AND profile IS NULL AND version = 0 AND claimed = 0
+            AND user NOT IN (SELECT user FROM links WHERE user IS NOT NULL)",
+        [],
+    )?;
+    Ok(())
 }
 
 /// Notes the version of a user's profile that a device of the user told. Returns whether the AS has to be asked for it.
@@ -212,8 +276,7 @@ pub(crate) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 /// The keys that this device has, for a new one of the user.
 pub(crate) fn handover(tx: &Tx<'_>) -> Result<ProfileKeys> {
     let own = Account::load(tx)?.user.to_string();
-    let sql =
-        "SELECT user, key FROM profiles WHERE key IS NOT NULL AND told = 0 AND user <> ?1 ORDER BY user";
+    let sql = "SELECT user, key FROM profiles WHERE key IS NOT NULL AND user <> ?1 ORDER BY user";
     let mut statement = tx.sql().prepare(sql)?;
     let rows = statement
         .query_map([own], |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -233,8 +296,8 @@ pub(crate) fn take_over(tx: &Tx<'_>, keys: &ProfileKeys) -> Result<()> {
 /// The secrets to try when a user is looked up, who may be hidden from others. The AS may know the one, and not yet the
 /// other.
 pub(crate) fn lookup_secrets(tx: &Tx<'_>, user: &UserName) -> Result<Vec<LookupSecret>> {
-    let known = [find(tx, user)?.key, key_of(tx, user)?].into_iter().flatten();
-    let known = known.map(|shared| shared.key.lookup_secret());
+    let (kept, own) = (find(tx, user)?, key_of(tx, user)?);
+    let known = kept.keys().chain(&own).map(|shared| shared.key.lookup_secret());
     let mut secrets = Vec::new();
     for secret in known.chain(contact::secrets_in_letters(tx, user)?) {
         if !secrets.contains(&secret) {
@@ -296,13 +359,14 @@ pub(crate) fn seen(
     take_effect(tx, user, &before, kept, !is_new)
 }
 
-/// Keeps a row, with the part for contacts if the key opens it, and tells of another name to show.
+/// Keeps a row, with the part for contacts if a key opens it, and tells of another name to show.
 fn take_effect(tx: &Tx<'_>, user: &UserName, before: &Kept, mut kept: Kept, tell: bool) -> Result<()> {
     let founding = identity::known(tx, user)?.map(|known| known.founding);
-    if let (Some(shared), Some(founding), Some(signed)) = (&kept.key, founding, &kept.signed)
-        && let Some(content) = sealing::open(&shared.key, &founding, &signed.profile.sealed)
-    {
-        kept.for_contacts = Some(content);
+    let opened = founding.zip(kept.signed.as_ref()).and_then(|(founding, signed)| {
+        kept.keys().find_map(|shared| sealing::open(&shared.key, &founding, &signed.profile.sealed))
+    });
+    if opened.is_some() {
+        kept.for_contacts = opened;
     }
     save(tx, user, &kept)?;
     let (old, new) = (before.profile(), kept.profile());
@@ -326,7 +390,7 @@ fn is_own(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
 }
 
 fn find(tx: &Tx<'_>, user: &UserName) -> Result<Kept> {
-    type Row = (Option<Vec<u8>>, bool, Option<Vec<u8>>, Option<Vec<u8>>, u64, u64);
+    type Row = (Option<Vec<u8>>, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, u64, u64);
     let row: Option<Row> = tx
         .sql()
         .prepare_cached(
@@ -341,7 +405,7 @@ fn find(tx: &Tx<'_>, user: &UserName) -> Result<Kept> {
     };
     Ok(Kept {
         key: key.map(|key| decode(&key, "a profile key")).transpose()?,
-        told,
+        told: decode(&told, "profile keys")?,
         signed: signed.map(|signed| decode(&signed, "a profile")).transpose()?,
         for_contacts: for_contacts.map(|content| decode(&content, "a profile")).transpose()?,
         version,
@@ -356,7 +420,7 @@ fn save(tx: &Tx<'_>, user: &UserName, kept: &Kept) -> Result<()> {
         params![
             user.to_string(),
             kept.key.as_ref().map(encode),
-            kept.told,
+            encode(&kept.told),
             kept.signed.as_ref().map(encode),
             kept.for_contacts.as_ref().map(encode),
             integer(kept.version),

@@ -128,6 +128,11 @@ fn another_identity_of_the_name_begins_without_a_profile() {
     assert_eq!(world.name(), "Bartholomew");
 }
 
+/// The word of the member of a group with this number.
+fn told_by(number: u8, is_vouched: bool, is_itself: bool) -> Source {
+    Source::Told(Teller { leaf_key: PublicKey::new([number; 32]), is_vouched, is_itself })
+}
+
 fn key(epoch: u64) -> SharedProfileKey {
     let edition = Edition { incarnation: 0, epoch, number: 1 };
     SharedProfileKey { edition, key: ProfileKey::generate() }
@@ -137,9 +142,10 @@ fn key(epoch: u64) -> SharedProfileKey {
 fn a_key_that_its_user_gave_is_replaced_by_a_later_one_of_the_user_only() {
     let world = World::new();
     let (first, second, third) = (key(1), key(2), key(3));
-    assert!(world.told(&second, Source::Told) && world.told(&third, Source::Told), "nothing is known");
+    let somebody = told_by(1, true, true);
+    assert!(world.told(&second, somebody) && world.told(&third, somebody), "nothing is known");
     assert!(world.told(&second, Source::User), "the user knows better");
-    assert!(!world.told(&third, Source::Told) && !world.told(&first, Source::User));
+    assert!(!world.told(&third, somebody) && !world.told(&first, Source::User));
     assert!(!world.told(&second, Source::User), "it is known");
     assert!(world.told(&third, Source::User));
     let secrets = world.store.read(|tx| lookup_secrets(tx, &world.bob)).unwrap();
@@ -147,6 +153,38 @@ fn a_key_that_its_user_gave_is_replaced_by_a_later_one_of_the_user_only() {
     // After a reset editions begin anew.
     world.store.write(|tx| forget(tx, &world.bob)).unwrap();
     assert!(world.told(&first, Source::User));
+}
+
+#[test]
+fn no_key_that_somebody_else_told_takes_the_place_of_the_users_own() {
+    let world = World::new();
+    let secrets = || world.store.read(|tx| lookup_secrets(tx, &world.bob)).unwrap();
+    let secret = |shared: &SharedProfileKey| shared.key.lookup_secret();
+    let (card, honest) = (key(1), key(2));
+    let wrong: Vec<_> = (10..20).map(|number| (number, key(u64::MAX))).collect();
+    assert!(world.told(&card, told_by(1, false, false)));
+    // Members that say to be Bob, before the AS showed its keys.
+    for (number, wrong) in &wrong {
+        world.told(wrong, told_by(*number, false, true));
+    }
+    assert_eq!(secrets().len(), MOST_TOLD);
+    // Once it did: a card with Bob's link and a wrong key, and at last Bob.
+    let in_card = key(u64::MAX);
+    assert!(world.told(&in_card, told_by(30, true, false)));
+    assert!(world.told(&honest, told_by(1, true, true)));
+    assert_eq!(secrets()[..2], [secret(&honest), secret(&in_card)]);
+    assert!(!world.told(&card, told_by(1, true, false)), "what Bob said himself stays");
+    for (number, wrong) in &wrong {
+        world.told(wrong, told_by(*number, true, false));
+        assert_eq!(secrets()[0], secret(&honest), "{number}");
+    }
+    assert_eq!(secrets().len(), MOST_TOLD);
+    // A wrong one keeps his name from nobody.
+    let named = ForContacts { display_name: "Bobby".into(), text: String::new() };
+    world.see(&world.under(1, &honest.key, &named), 0);
+    assert_eq!(world.for_contacts(), Some(named));
+    assert!(world.told(&honest, Source::User));
+    assert_eq!(secrets(), [secret(&honest)]);
 }
 
 #[test]

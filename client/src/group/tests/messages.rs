@@ -145,6 +145,38 @@ fn what_somebody_said_before_this_device_removed_them_is_read_after_it() {
 }
 
 #[test]
+fn what_a_removed_device_said_is_not_taken_for_the_word_of_the_one_that_has_its_place() {
+    let Trio { issuer, alice, bob, carol, id } = Trio::with_all();
+    let tablet = person("bob", &issuer);
+    let own = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?))).unwrap();
+    // A number after which nobody counts.
+    let sql = "UPDATE groups SET next_number = 1 << 40";
+    bob.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+    let late = bob.say(&id, "late");
+    let removal = alice.stage(&id, &Change::Remove(vec![own.leaf_key]));
+    alice.confirm(&id);
+    let leaf_key = tablet.offer_as(own.pseudonym, &alice);
+    let addition = alice.stage(&id, &Change::Add(vec![leaf_key]));
+    alice.confirm(&id);
+    tablet.join(addition.welcome.as_ref().unwrap(), Some(&alice.tree(&id))).unwrap();
+    for commit in [&removal.message, &addition.message] {
+        carol.receive(commit).unwrap();
+    }
+    alice.receive(&late).unwrap();
+    let heard = alice.events().into_iter().find_map(|event| match event {
+        Event::Message { sender, .. } => Some(sender.leaf_key),
+        _ => None,
+    });
+    assert_eq!(heard, Some(own.leaf_key), "alice removed it herself");
+    assert!(carol.receive(&late).is_err());
+    let said = tablet.say(&id, "here");
+    for other in [&alice, &carol] {
+        other.receive(&said).unwrap();
+        assert_eq!(other.texts(), ["here"]);
+    }
+}
+
+#[test]
 fn who_was_removed_is_forgotten_with_the_keys_that_open_what_they_said() {
     // By commits of this device, by another member's, and by coming back.
     for committer in ["alice", "carol", "nobody"] {
@@ -348,6 +380,44 @@ fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_t
     let late = carol.store.write(|tx| Ok(tx.attempt(|| receive(tx, &commit)))).unwrap();
     assert!(matches!(late, Err(Rejection::Stray { by_hand: false, members: 3, .. })), "{late:?}");
     assert_eq!(carol.epoch(&id), 2);
+}
+
+#[test]
+fn a_welcome_with_a_tree_of_its_own_makes_up_no_group_and_keeps_nobody_out_of_the_true_one() {
+    let Trio { issuer, alice, bob, id, .. } = Trio::alone();
+    let mallory = person("mallory", &issuer);
+    // A group of the same id that no DS has.
+    let reserved = GroupIdReserved { group_id: id.clone(), server_key: SigningKey::generate().public_key() };
+    let create = |tx: &Tx<'_>| GroupState::create(tx, &reserved, "climbing", &delivery()).map(drop);
+    mallory.store.write(create).unwrap();
+    mallory.confirm(&id);
+    let leaf_key = bob.offer_to(&mallory);
+    let welcome = mallory
+        .store
+        .write(|tx| {
+            let mut group = GroupState::load(tx, &id)?;
+            let signer = LeafSigner(&group.leaf);
+            let added = crate::key_packages::at_hand(tx, &leaf_key)?.unwrap();
+            let builder = group.mls.commit_builder().propose_adds([added]);
+            let staged = builder.load_psks(tx.storage()).unwrap().use_ratchet_tree_extension(true);
+            let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
+            let (_, welcome, _) = built.stage_commit(tx).unwrap().into_messages();
+            let welcome = Welcome::new(mls::message_bytes(&welcome.unwrap())?);
+            group.mls.merge_pending_commit(tx).unwrap();
+            Ok(welcome)
+        })
+        .unwrap();
+    for tree in [None, Some(mallory.tree(&id))] {
+        assert!(bob.join(&welcome, tree.as_ref()).is_err());
+    }
+    let (payload, options) = (QueuePayload::Welcome(welcome), Options::default());
+    let take = |tx: &Tx<'_>| take_effect(tx, &options, QueueKind::Group, &payload, Some(&Tree::Missing));
+    assert!(bob.store.write(|tx| Ok(told(tx.attempt(|| take(tx))))).unwrap().is_err());
+    let found = bob.store.read(|tx| GroupState::load(tx, &id).map(drop));
+    assert!(matches!(found, Err(Error::UnknownGroup(_))), "{found:?}");
+    alice.add(&id, &[&bob]);
+    bob.receive(&alice.say(&id, "here you are")).unwrap();
+    assert_eq!(bob.texts(), ["here you are"]);
 }
 
 #[test]

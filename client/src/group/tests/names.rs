@@ -1,6 +1,16 @@
 //! Titles, members' names, and their accounts.
 
+use postern_protocol::profile::ProfileKey;
+
 use super::*;
+use crate::{
+    contact::Edition,
+    group::{
+        InVain,
+        accounts::{EAGER, MOST_LOOKS, hint},
+    },
+    profile::SharedProfileKey,
+};
 
 /// A link by which somebody claims the leaf of another: its client signs the leaf's key, and its own leaf
 /// the client's.
@@ -296,6 +306,137 @@ fn a_member_whom_the_as_has_not_shown_for_a_month_is_told_once_as_missing() {
     let events = alice.events();
     let [Event::MemberMissing { user, .. }] = &events[..] else { panic!("{events:?}") };
     assert_eq!(user, &bob.user);
+}
+
+/// A link by which a leaf and a client say that they are one, and the client to be a user's, as no AS does.
+fn made_up(id: &GroupId, user: &str, client: &SigningKey, leaf: &SigningKey) -> IdentityLink {
+    let issuer = SigningKey::generate();
+    let credential = ClientCredential {
+        user: user.parse().unwrap(),
+        client_key: client.public_key(),
+        not_before: 0,
+        not_after: u64::MAX,
+        issuer_key: issuer.public_key(),
+    };
+    IdentityLink::sign(client, credential.issue(&issuer), Some(id), leaf)
+}
+
+fn some_profile_key() -> SharedProfileKey {
+    SharedProfileKey { edition: Edition::default(), key: ProfileKey::generate() }
+}
+
+fn rows(person: &Person, table: &str) -> i64 {
+    let sql = format!("SELECT count(*) FROM {table}");
+    person.store.read(|tx| Ok(tx.sql().query_row(&sql, [], |row| row.get(0))?)).unwrap()
+}
+
+#[test]
+fn a_member_has_nobody_looked_up_for_leaves_that_are_not_in_the_group() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let kept = || ["links", "profiles", "member_news"].map(|table| rows(&bob, table));
+    let unconfirmed = || bob.store.read(crate::group::unconfirmed).unwrap();
+    let before = (kept(), unconfirmed());
+    let entry = |number: u32| {
+        let (client, leaf) = (SigningKey::generate(), SigningKey::generate());
+        let link = made_up(&id, &format!("x@{number}.example"), &client, &leaf);
+        RosterEntry { leaf_key: leaf.public_key(), link, profile_key: Some(some_profile_key()) }
+    };
+    let mut roster: Vec<_> = (0..20).map(entry).collect();
+    // Of a member that is another client.
+    let leaf_key = alice.leaf(&id);
+    let link = claim_to(&mallory, &id, &leaf_key);
+    roster.push(RosterEntry { leaf_key, link, profile_key: Some(some_profile_key()) });
+    mallory
+        .push(&id, &Content::Introduction { title: String::new(), titled: 0, roster, attributes_key: None });
+    bob.receive(&mallory.send(&id)).unwrap();
+    assert_eq!((kept(), unconfirmed()), before);
+}
+
+#[test]
+fn a_member_that_names_another_user_with_each_message_is_looked_up_a_few_times_and_then_ever_later() {
+    let Trio { alice, bob, id, .. } = Trio::with_bob();
+    let leaf = bob.store.read(|tx| Ok(GroupState::load(tx, &id)?.leaf)).unwrap();
+    let (client, leaf_key) = (bob.account().client_key(), leaf.public_key());
+    let is_due = || !alice.store.read(crate::group::unconfirmed).unwrap().is_empty();
+    let ask_in_vain = || {
+        let asked = |tx: &Tx<'_>| crate::group::was_asked(tx, &client.public_key(), InVain::NotShown);
+        alice.store.write(asked).unwrap();
+    };
+    let mut asked = 0;
+    for number in 0..10 {
+        let link = made_up(&id, &format!("x@{number}.example"), &client, &leaf);
+        alice
+            .store
+            .write(|tx| {
+                links::shown(tx, &id, &leaf_key, &link)?;
+                let key = some_profile_key();
+                links::told_profile_key(tx, &id, &leaf_key, &link, Some(&key), (&leaf_key, true))
+            })
+            .unwrap();
+        assert_eq!(rows(&alice, "profiles"), 1, "of the name that counts");
+        if is_due() {
+            asked += 1;
+            ask_in_vain();
+            assert!(!is_due());
+        }
+    }
+    assert_eq!((asked, rows(&alice, "member_news")), (EAGER, 0));
+    let time_passes = || {
+        alice.store.write(|tx| Ok(tx.sql().execute("UPDATE links SET due = 0", [])?)).unwrap();
+    };
+    for tried in EAGER..MOST_LOOKS {
+        time_passes();
+        assert!(is_due(), "{tried}");
+        ask_in_vain();
+    }
+    time_passes();
+    assert!(!is_due(), "it ends");
+    alice.knows(&[&bob]);
+    ask_in_vain();
+    let tried = "SELECT max(tried) FROM links";
+    let tried: i64 = alice.store.read(|tx| Ok(tx.sql().query_row(tried, [], |row| row.get(0))?)).unwrap();
+    assert_eq!(tried, 0, "the AS showed the client after all");
+}
+
+#[test]
+fn what_a_client_says_of_its_account_has_the_as_asked_a_few_times_at_once_and_then_ever_later() {
+    let Trio { alice, bob, .. } = Trio::with_bob();
+    let hints = || alice.store.read(crate::group::hints).unwrap().len();
+    let in_vain = |how| {
+        alice.store.write(|tx| crate::group::asked_in_vain(tx, &bob.user, how)).unwrap();
+    };
+    let says = |number: u32| {
+        let name = format!("x@{number}.example").parse().unwrap();
+        alice.store.write(|tx| hint(tx, &bob.user, Some(&name))).unwrap();
+    };
+    let time_passes = || {
+        alice.store.write(|tx| Ok(tx.sql().execute("UPDATE member_news SET due = 0", [])?)).unwrap();
+    };
+    let mut asked = 0;
+    for number in 0..10 {
+        says(number);
+        if hints() == 1 {
+            asked += 1;
+            in_vain(InVain::NotShown);
+        }
+    }
+    assert_eq!((asked, hints()), (EAGER, 0));
+    time_passes();
+    in_vain(InVain::NotShown);
+    assert_eq!(rows(&alice, "member_news"), 0, "it ends");
+
+    says(0);
+    for tried in 0..=MOST_LOOKS {
+        time_passes();
+        assert_eq!(hints(), 1, "{tried}");
+        in_vain(InVain::OutOfReach);
+    }
+    assert_eq!(rows(&alice, "member_news"), 0, "it ends, too");
+    for how in [InVain::OutOfReach, InVain::NotShown] {
+        let pauses: Vec<_> = (0..2 * MOST_LOOKS).map(|tried| how.pause(tried, 60)).collect();
+        assert!(pauses.is_sorted() && pauses[0] < pauses[1] && pauses[1] < pauses[9], "{pauses:?}");
+    }
 }
 
 #[test]

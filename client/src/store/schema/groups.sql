@@ -94,12 +94,16 @@ CREATE TABLE links (
     group_id BLOB NOT NULL,
     leaf_key BLOB NOT NULL,
     client_key BLOB,                    -- that the link names; null without one
+    user TEXT,                          -- that the link names; null without one
     link BLOB,                          -- an IdentityLink in CBOR
+    tried INTEGER NOT NULL DEFAULT 0,   -- lookups that did not confirm the client
+    due INTEGER NOT NULL DEFAULT 0,     -- seconds since 1970: when to ask the AS about the client, if it is not confirmed
     newcomer INTEGER NOT NULL DEFAULT 0, -- 1 while others are to be told of a member that this device added
     last_number INTEGER NOT NULL,
     missing INTEGER NOT NULL DEFAULT 0, -- numbers before it that did not come: bit 0 for the one just before, and so on
     PRIMARY KEY (group_id, leaf_key)
 ) STRICT;
+CREATE INDEX links_client ON links (client_key);
 
 -- Leaves that were in a user's place and went, until the user is in the group no more: of each user a hundred at most, and
 -- one of each client. With the links of these leaves, whoever was in the place is known by name. Of a group that this device
@@ -194,13 +198,14 @@ CREATE TABLE left_places (
     PRIMARY KEY (group_id, data_type)
 ) STRICT;
 
--- Members that a commit of this device removed, for as long as what they said before opens: it may come later.
+-- Members that a commit removed, for as long as what they said before opens: it may come later.
 CREATE TABLE removed_members (
     group_id BLOB NOT NULL,
     leaf INTEGER NOT NULL,              -- its place in the tree
     epoch INTEGER NOT NULL,             -- the last one that it was in
     pseudonym BLOB NOT NULL,
     leaf_key BLOB NOT NULL,
+    is_own INTEGER NOT NULL,            -- 1: the commit was this device's, and what they said counts; 0: another one's
     PRIMARY KEY (group_id, leaf, epoch)
 ) STRICT;
 
@@ -208,7 +213,7 @@ CREATE TABLE removed_members (
 CREATE TABLE member_news (
     user TEXT PRIMARY KEY,              -- as this device knows it
     name TEXT,                          -- the new name; null: its account ends
-    tried INTEGER NOT NULL,             -- how often the AS showed nothing of it
+    tried INTEGER NOT NULL,             -- how often the AS showed nothing of it, or could not be reached
     absent INTEGER,                     -- seconds since 1970: since when the AS knows nobody of the name; null: it knows one
     due INTEGER NOT NULL                -- seconds since 1970: when to ask
 ) STRICT;

@@ -1,8 +1,9 @@
 -- Profiles of users, this device's own among them.
 CREATE TABLE profiles (
     user TEXT PRIMARY KEY,
-    key BLOB,                           -- a SharedProfileKey in CBOR; of the own user: that the profile at the AS is under
-    told INTEGER NOT NULL,              -- 1: somebody else told the key
+    key BLOB,                           -- a SharedProfileKey in CBOR, which a device of the user gave; of the own user:
+                                        -- that the profile at the AS is under
+    told BLOB NOT NULL,                 -- while there is none: keys that others told, each a ToldKey, in CBOR
     profile BLOB,                       -- the newest that counts: a SignedProfile in CBOR; null: none
     for_contacts BLOB,                  -- its ForContacts in CBOR, or that of the last one that opened; null: none
     version INTEGER NOT NULL,           -- that the AS showed last, whether it counts or not; 0: none
