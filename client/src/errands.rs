@@ -257,7 +257,14 @@ impl Session {
             }
         }
         let added = self.commit(step, id, group::add_invited).await;
-        let Some(problem) = added.as_ref().err().and_then(Error::refusal) else { return added };
+        match self.why_not_added(id, &added)? {
+            Some(why) => self.add_each(step, id, &why).await,
+            None => added,
+        }
+    }
+
+    /// Adds those who are invited one by one, since for this reason they do not come in together.
+    async fn add_each(&self, step: &Step<'_>, id: &GroupId, why: &str) -> Result<()> {
         let (invited, is_admin) = self.store.read(|tx| {
             let group = GroupState::load(tx, id)?;
             Ok((group::invited(tx, &group)?, group.is_admin(&group.leaf.public_key())))
@@ -266,17 +273,23 @@ impl Session {
         for invited in invited {
             let client_key = invited.client_key;
             if !is_one_of_them {
-                self.withdraw(id, &client_key, problem)?;
+                self.withdraw(id, &client_key, why)?;
                 continue;
             }
             let alone =
                 self.commit(step, id, |tx, group| group::add_invited_client(tx, group, &client_key)).await;
-            match alone.as_ref().err().and_then(Error::refusal) {
-                Some(problem) => self.withdraw(id, &client_key, problem)?,
+            match self.why_not_added(id, &alone)? {
+                Some(why) => self.withdraw(id, &client_key, why)?,
                 None => alone?,
             }
         }
         Ok(())
+    }
+
+    /// The reason why those who are invited cannot be added, if a commit that was to add them failed for one.
+    fn why_not_added(&self, id: &GroupId, added: &Result<()>) -> Result<Option<String>> {
+        let Err(error) = added else { return Ok(None) };
+        self.store.write(|tx| Ok(group::why_not_added(tx, id, error)))
     }
 
     /// Ends an invitation that cannot be kept.

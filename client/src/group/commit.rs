@@ -312,6 +312,17 @@ pub(crate) fn add_invited_client(
     Ok(found.map(|invited| Change::Add(vec![invited.leaf_key])))
 }
 
+/// The reason why those who are invited cannot be added, after a commit that was to add them failed: the DS refused it, or this
+/// device cannot make it and could make one without them. `None` for any other error.
+pub(crate) fn why_not_added(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Option<String> {
+    if let Some(problem) = error.refusal() {
+        return Some(problem.to_string());
+    }
+    let makes_another = || tx.trial(|| GroupState::load(tx, id)?.stage_commit(tx, &Change::Update));
+    let is_theirs = matches!(error, Error::Mls { .. }) && makes_another().is_ok();
+    is_theirs.then(|| error.to_string())
+}
+
 /// Somebody who is invited, and whose KeyPackage is at hand.
 pub(crate) struct Invited {
     pub client_key: PublicKey,

@@ -91,12 +91,13 @@ pub(crate) fn key_package_of(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Opti
     Ok(None)
 }
 
-/// A KeyPackage that can be used: it is good for long enough, and not for longer than the DS allows.
+/// A KeyPackage that can be used: groups take it, and it is good for long enough, and not for longer than the DS allows.
 fn parse_good(tx: &Tx<'_>, bytes: &[u8]) -> Option<KeyPackage> {
     let key_package = mls::parse_key_package(bytes, tx.crypto())?;
     let lifetime = key_package.life_time();
-    let is_good =
-        lifetime.has_acceptable_range() && lifetime.not_after() >= tx.now().saturating_add(GOOD_FOR);
+    let is_good = mls::is_for_groups(&key_package, tx.crypto())
+        && lifetime.has_acceptable_range()
+        && lifetime.not_after() >= tx.now().saturating_add(GOOD_FOR);
     is_good.then_some(key_package)
 }
 
