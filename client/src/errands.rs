@@ -118,7 +118,9 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)
                      OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions WHERE due <= ?1)
                      OR EXISTS (SELECT 1 FROM outcasts o JOIN groups g ON g.group_id = o.group_id AND g.active = 1
-                                 WHERE o.due <= ?1)
+                                 WHERE o.due <= ?1
+                                   AND NOT EXISTS (SELECT 1 FROM strayed s
+                                                    WHERE s.group_id = o.group_id AND s.state IN (2, 3)))
                      OR EXISTS (SELECT 1 FROM welcomes)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
@@ -195,9 +197,10 @@ impl Session {
     /// Removes members from a group that are no devices of their users any more.
     async fn cast_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         let done = self.put_out(step, id).await;
-        if is_over(&done) {
-            self.store.write(|tx| group::look_for_outcasts_again(tx, id))?;
-        }
+        self.store.write(|tx| match &done {
+            Err(error) if !is_over(error) => group::casting_out_failed(tx, id, error),
+            _ => group::look_for_outcasts_again(tx, id),
+        })?;
         done
     }
 
@@ -221,13 +224,7 @@ impl Session {
     /// Asks the DS and the AS who the members are of whom some are to be removed, or may be. Returns the leaves of all members
     /// of the group, and the users whose AS did not answer.
     async fn ask_about_suspects(&self, id: &GroupId) -> Result<(HashSet<PublicKey>, BTreeSet<UserName>)> {
-        let (has_suspects, state) = self.store.read(|tx| {
-            let group = GroupState::load(tx, id)?;
-            Ok((group::has_suspects(tx, &group)?, strayed::state(tx, id)?))
-        })?;
-        // A device that comes back learns the cards with that.
-        let follows = !matches!(state, strayed::State::Strayed | strayed::State::ByHand);
-        if has_suspects && follows {
+        if self.store.read(|tx| group::has_suspects(tx, &GroupState::load(tx, id)?))? {
             self.learn_cards(id).await?;
         }
         let mut unanswered = BTreeSet::new();
@@ -366,10 +363,9 @@ impl Session {
     }
 }
 
-/// Whether there is nothing more to try in a group: it was done, refused, or this device is out.
-fn is_over(done: &Result<()>) -> bool {
-    let is_final = |error: &Error| error.refusal().is_some() || matches!(error, Error::NotMember);
-    done.as_ref().err().is_none_or(is_final)
+/// Whether there is nothing more to try in a group after this error: it was refused, or this device is out.
+fn is_over(error: &Error) -> bool {
+    error.refusal().is_some() || matches!(error, Error::NotMember)
 }
 
 /// The addresses by which others reach a queue for as long as this device is in use. Those of KeyPackages are not among

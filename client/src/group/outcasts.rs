@@ -22,6 +22,10 @@ use crate::{
 
 /// Seconds between two looks whether a member is gone that this device may not remove, or could not.
 const LOOK_AGAIN: u64 = 24 * 60 * 60;
+/// Seconds before the next attempt after one that failed and that was not refused; each further one waits four times as long.
+const TRY_AGAIN: u64 = 5 * 60;
+/// Seconds that the next attempt waits at the longest.
+const LONGEST_PAUSE: u64 = 60 * 60;
 /// Seconds for which a place is left alone in which somebody is who may be another device of the user, and has yet to say so:
 /// from the look on that showed the last leaf which came in.
 const PATIENCE: u64 = 24 * 60 * 60;
@@ -87,11 +91,13 @@ pub(crate) fn doubt(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Res
     Ok(())
 }
 
-/// The groups in which it is time to remove members.
+/// The groups in which it is time to remove members. In one that this device cannot follow it is time once it can: before that
+/// it removes nobody, and would ask about its members all the same, which is paid for.
 pub(crate) fn with_outcasts(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
     let mut statement = tx.sql().prepare_cached(
         "SELECT DISTINCT o.group_id FROM outcasts o JOIN groups g ON g.group_id = o.group_id AND g.active = 1
-          WHERE o.due <= ?1",
+          WHERE o.due <= ?1
+            AND NOT EXISTS (SELECT 1 FROM strayed s WHERE s.group_id = o.group_id AND s.state IN (2, 3))",
     )?;
     let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
     let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
@@ -173,28 +179,53 @@ pub(crate) fn users_of_suspects(tx: &Tx<'_>, group: &GroupState) -> Result<BTree
 /// place is no matter of admins: its devices shut others out of it ([`super::evict`]). Where this device is out of the group it
 /// looks when it comes in again.
 pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let group = match GroupState::find(tx, id) {
-        Ok(Some(group)) => group,
-        Ok(None) | Err(Error::NotMember) => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let outcasts = clients(tx, id)?;
+    let Some(group) = find(tx, id)? else { return Ok(()) };
+    let known = look(tx, &group)?;
+    for client_key in noted(tx, id)?.iter().filter(|client_key| !known.contains(*client_key)) {
+        let sql = "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2";
+        tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes()])?;
+    }
+    let sql = "UPDATE outcasts SET due = ?2, failures = 0 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), integer(tx.now().saturating_add(LOOK_AGAIN))])?;
+    Ok(())
+}
+
+/// An attempt to remove them failed, and may succeed later. The next one waits, since each asks about users, and that is paid
+/// for; and the longer the more attempts failed, unless others committed first or the own server is away. Places that are doubted
+/// have their time meanwhile.
+pub(crate) fn casting_out_failed(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
+    let Some(group) = find(tx, id)? else { return Ok(()) };
+    look(tx, &group)?;
+    let grows = !matches!(error, Error::Contended(_)) && !error.server_is_away();
+    let longest = if grows { LONGEST_PAUSE } else { TRY_AGAIN };
+    let sql = "UPDATE outcasts
+                  SET due = ?2 + min(?3 << (2 * min(failures, 8)), ?4), failures = failures + ?5
+                WHERE group_id = ?1 AND due <= ?2";
+    let now = integer(tx.now());
+    tx.sql().execute(sql, params![id.to_mls(), now, integer(TRY_AGAIN), integer(longest), grows])?;
+    Ok(())
+}
+
+fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupState>> {
+    match GroupState::find(tx, id) {
+        Err(Error::NotMember) => Ok(None),
+        found => found,
+    }
+}
+
+/// Looks who is in the places that removed devices are or were in, and notes which are doubted. Returns these devices.
+fn look(tx: &Tx<'_>, group: &GroupState) -> Result<BTreeSet<PublicKey>> {
+    let outcasts = clients(tx, &group.id)?;
     let (mut known, mut doubtful) = (BTreeSet::new(), Vec::new());
-    for (user, place) in places::of_others(tx, &group)? {
+    for (user, place) in places::of_others(tx, group)? {
         let clients = place.clients().map(|client| client.client_key);
         known.extend(clients.filter(|client_key| outcasts.contains(client_key)));
         if standing(tx, &place, &outcasts)? == Standing::Doubtful {
             doubtful.push((user, place.into_leaf_keys().collect()));
         }
     }
-    note_doubts(tx, id, doubtful)?;
-    for client_key in noted(tx, id)?.iter().filter(|client_key| !known.contains(*client_key)) {
-        let sql = "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2";
-        tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes()])?;
-    }
-    let sql = "UPDATE outcasts SET due = ?2 WHERE group_id = ?1";
-    tx.sql().execute(sql, params![id.to_mls(), integer(tx.now().saturating_add(LOOK_AGAIN))])?;
-    Ok(())
+    note_doubts(tx, &group.id, doubtful)?;
+    Ok(known)
 }
 
 /// Forgets which places of a group are doubted, which this device is about to be in no more; and the removed devices of those

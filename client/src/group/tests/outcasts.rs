@@ -8,7 +8,7 @@ use super::{
     *,
 };
 use crate::{
-    group::{Kind, places},
+    group::{Kind, places, strayed},
     identity,
 };
 
@@ -375,6 +375,56 @@ fn who_came_in_by_a_removed_device_is_asked_about_once_its_card_is_read() {
     a_day_passes(&alice);
     assert_eq!(to_cast_out(&alice, &id), []);
     assert_eq!(to_ask_about(&alice, &id), []);
+}
+
+#[test]
+fn a_device_that_cannot_follow_removes_nobody_before_it_is_back() {
+    let Apart { alice, tablet, id, .. } = Apart::new();
+    hears_of_removal(&alice, &tablet);
+    let due = || alice.store.read(crate::group::with_outcasts).unwrap();
+    assert_eq!(due(), std::slice::from_ref(&id));
+    alice.store.write(|tx| strayed::leave_to_person(tx, &id)).unwrap();
+    assert_eq!(due(), []);
+    alice.store.write(|tx| strayed::back(tx, &id)).unwrap();
+    assert_eq!(due(), [id]);
+}
+
+#[test]
+fn who_could_not_put_a_removed_device_out_tries_again_later_and_doubts_its_place_meanwhile() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], tablet, id) = with_removed_second_device(&issuer);
+    let removal = tablet.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+    tablet.confirm(&id);
+    let phone = device_of(&bob, &issuer);
+    let entry = bring_in(&phone, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &mallory] {
+        other.receive(&removal.message).unwrap();
+        other.receive(&entry).unwrap();
+    }
+    let set_due = "UPDATE outcasts SET due = 0";
+    let fails = |error: &Error, pause: u64| {
+        alice.store.write(|tx| Ok(tx.sql().execute(set_due, [])?)).unwrap();
+        let before = alice.store.now();
+        alice.store.write(|tx| crate::group::casting_out_failed(tx, &id, error)).unwrap();
+        let after = alice.store.now();
+        assert_eq!(alice.store.read(crate::group::with_outcasts).unwrap(), []);
+        let due = "SELECT due FROM outcasts";
+        let due: u64 = alice.store.read(|tx| Ok(tx.sql().query_row(due, [], |row| row.get(0))?)).unwrap();
+        assert!((before + pause..=after + pause).contains(&due), "{error}: {due}");
+    };
+    let behind = Error::Behind;
+    fails(&behind, 300);
+    assert_eq!(count(&alice, "doubted_places"), 1);
+    fails(&Error::Contended(5), 300);
+    for pause in [1200, 3600, 3600] {
+        fails(&behind, pause);
+    }
+    fails(&Error::Contended(5), 300);
+    a_day_passes(&alice);
+    assert_eq!(to_cast_out(&alice, &id), leaves_of(&[&tablet, &phone], &id), "their time went on");
+    // A look that could be made makes up for all that failed.
+    look(&alice, &id);
+    fails(&behind, 300);
 }
 
 /// The credential of Bob's phone ended while it was off: lookups show it in his identity, and not as his device.
