@@ -362,9 +362,15 @@ pub(super) fn welcome_member(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey)
     record::introduce(tx, group)?;
     links::told(tx, group, leaf_key, &link)?;
     links::newcomer(tx, group, leaf_key)?;
-    invitations::end(tx, group, &client_key)?;
-    if let Some(user) = invitations::waits_for_client(tx, &client_key)?
-        && key_packages::key_package_of(tx, &client_key)?.is_none()
+    end_invitation(tx, group, &client_key)
+}
+
+/// Ends the invitation of a client into a group, whose KeyPackage is used up. Where other groups wait for the client another one
+/// is fetched, if none is at hand.
+pub(super) fn end_invitation(tx: &Tx<'_>, group: &GroupId, client_key: &PublicKey) -> Result<()> {
+    invitations::end(tx, group, client_key)?;
+    if let Some(user) = invitations::waits_for_client(tx, client_key)?
+        && key_packages::key_package_of(tx, client_key)?.is_none()
     {
         invitations::want_key_packages(tx, &user)?;
     }

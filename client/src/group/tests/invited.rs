@@ -168,3 +168,19 @@ fn who_has_the_key_of_another_who_is_invited_keeps_nobody_else_out() {
     assert_eq!(alice.store.read(|tx| invitations::of_group(tx, &id)).unwrap(), []);
     assert_eq!(why_not(&Error::NotMember), None, "that is nobody's who is invited");
 }
+
+#[test]
+fn a_group_that_waits_for_a_client_whose_key_package_another_group_refused_gets_another() {
+    let Trio { alice, carol, id, .. } = Trio::alone();
+    let other = alice.create();
+    [&id, &other].into_iter().for_each(|group| invite(&alice, group, &[&carol]));
+    carol.offer_to(&alice);
+    let withdraw = |group: &GroupId| {
+        alice.store.write(|tx| withdraw_invitation(tx, group, &client_key(&carol))).unwrap();
+        alice.store.read(invitations::wanted_key_packages).unwrap()
+    };
+    assert_eq!(withdraw(&id), std::slice::from_ref(&carol.user));
+    assert_eq!(alice.store.read(|tx| invitations::of_group(tx, &other)).unwrap(), [client_key(&carol)]);
+    alice.store.write(|tx| invitations::fetched(tx, &carol.user)).unwrap();
+    assert_eq!(withdraw(&other), [], "nobody waits any more");
+}
