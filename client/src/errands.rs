@@ -244,27 +244,25 @@ impl Session {
     /// Adds the clients that a group waits for and whose KeyPackages are at hand. If not all may come in together, each is tried
     /// alone: none keeps the others out by what its KeyPackage says.
     async fn add_invited(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        for invited in self.store.read(|tx| group::invited(tx, &GroupState::load(tx, id)?))? {
-            if !invited.is_free {
-                self.withdraw(
-                    id,
-                    &invited.client_key,
-                    "somebody in the group has the pseudonym of their KeyPackage",
-                )?;
-            }
-        }
         let added = self.commit(step, id, group::add_invited).await;
         match self.why_not_added(id, &added)? {
-            Some(why) => self.add_each(step, id, &why).await,
-            None => added,
+            Some(why) => self.add_each(step, id, &why).await?,
+            None => added?,
         }
+        // Not before: a device that cannot follow the group would judge by who was in it once.
+        for invited in self.invited(id)?.into_iter().filter(|it| !it.is_free) {
+            let why = "somebody in the group has the pseudonym of their KeyPackage, or an admin had it";
+            self.withdraw(id, &invited.client_key, why)?;
+        }
+        Ok(())
     }
 
     /// Adds those who are invited one by one, since for this reason they do not come in together.
     async fn add_each(&self, step: &Step<'_>, id: &GroupId, why: &str) -> Result<()> {
-        let (invited, is_admin) = self.store.read(|tx| {
+        let invited: Vec<_> = self.invited(id)?.into_iter().filter(|it| it.is_free).collect();
+        let is_admin = self.store.read(|tx| {
             let group = GroupState::load(tx, id)?;
-            Ok((group::invited(tx, &group)?, group.is_admin(&group.leaf.public_key())))
+            Ok(group.is_admin(&group.leaf.public_key()))
         })?;
         let is_one_of_them = is_admin && invited.len() > 1;
         for invited in invited {
@@ -281,6 +279,11 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Those who are invited and whose KeyPackages are at hand. Those that expired are forgotten.
+    fn invited(&self, id: &GroupId) -> Result<Vec<group::Invited>> {
+        self.store.write(|tx| group::invited(tx, &GroupState::load(tx, id)?))
     }
 
     /// The reason why those who are invited cannot be added, if a commit that was to add them failed for one.

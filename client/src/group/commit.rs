@@ -333,8 +333,8 @@ pub(crate) struct Invited {
     pub is_free: bool,
 }
 
-/// Those who are invited and whose KeyPackages are at hand, in the order in which they were invited. A device may have been
-/// removed since (AS-13).
+/// Those who are invited and whose KeyPackages are at hand, in the order in which they were invited; each with the first one whose
+/// pseudonym is free, if there is one. A device may have been removed since (AS-13).
 pub(crate) fn invited(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Invited>> {
     let mut taken: HashSet<_> = rules::leaves(&group.mls).into_values().map(|leaf| leaf.pseudonym).collect();
     taken.extend(rules::policy(&group.mls)?.admins);
@@ -343,13 +343,15 @@ pub(crate) fn invited(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Invited>> {
         if identity::confirmed(tx, &client_key)?.is_none() {
             continue;
         }
-        let Some(leaf_key) = key_packages::key_package_of(tx, &client_key)? else { continue };
-        let key_package = key_packages::at_hand(tx, &leaf_key)?;
-        let pseudonym = key_package.and_then(|it| rules::pseudonym(it.leaf_node().credential()));
-        if let Some(pseudonym) = pseudonym {
-            let is_free = !taken.contains(&pseudonym);
-            all.push(Invited { client_key, leaf_key, pseudonym, is_free });
+        let mut found = Vec::new();
+        for (leaf_key, key_package) in key_packages::key_packages_of(tx, &client_key)? {
+            if let Some(pseudonym) = rules::pseudonym(key_package.leaf_node().credential()) {
+                let is_free = !taken.contains(&pseudonym);
+                found.push(Invited { client_key, leaf_key, pseudonym, is_free });
+            }
         }
+        let chosen = found.iter().position(|it| it.is_free).unwrap_or_default();
+        all.extend(found.into_iter().nth(chosen));
     }
     Ok(all)
 }

@@ -43,7 +43,7 @@ pub(crate) use self::{
         absent, forget_hint, give_profile_key, hints, not_seen_since, not_shown, reappeared, shows_name,
         still_there, tell_groups, tell_groups_of_end, was_renamed, was_reset,
     },
-    commit::{add_invited, add_invited_client, invited, why_not_added},
+    commit::{Invited, add_invited, add_invited_client, invited, why_not_added},
     evict::{evict, evicted, eviction_failed, evictions, next_eviction, remove_own_device},
     handover::{
         GroupHandover, drop_entry, entries_due, entry, entry_failed, follows, forget_entry_addresses,

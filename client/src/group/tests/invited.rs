@@ -8,7 +8,7 @@ use tls_codec::VLBytes;
 
 use super::*;
 use crate::{
-    group::{add_invited, add_invited_client, why_not_added, withdraw_invitation},
+    group::{add_invited, add_invited_client, invited, why_not_added, withdraw_invitation},
     invitations,
 };
 
@@ -183,4 +183,46 @@ fn a_group_that_waits_for_a_client_whose_key_package_another_group_refused_gets_
     assert_eq!(alice.store.read(|tx| invitations::of_group(tx, &other)).unwrap(), [client_key(&carol)]);
     alice.store.write(|tx| invitations::fetched(tx, &carol.user)).unwrap();
     assert_eq!(withdraw(&other), [], "nobody waits any more");
+}
+
+#[test]
+fn of_the_key_packages_at_hand_one_serves_whose_pseudonym_is_free() {
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    let taken = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    invite(&alice, &id, &[&carol]);
+    let adds = || {
+        let decide = |tx: &Tx<'_>| -> Result<_> {
+            let group = GroupState::load(tx, &id)?;
+            let are_free: Vec<_> = invited(tx, &group)?.iter().map(|it| it.is_free).collect();
+            let changes = [add_invited(tx, &group)?, add_invited_client(tx, &group, &client_key(&carol))?];
+            Ok((are_free, changes))
+        };
+        let (are_free, changes) = alice.store.write(decide).unwrap();
+        let leaf_keys = changes.map(|change| match change {
+            Some(Change::Add(leaf_keys)) => leaf_keys,
+            None => Vec::new(),
+            Some(other) => panic!("{other:?}"),
+        });
+        (are_free, leaf_keys)
+    };
+    carol.offer_as(taken, &alice);
+    assert_eq!(adds(), (vec![false], [vec![], vec![]]));
+    let free = carol.offer_to(&alice);
+    assert_eq!(adds(), (vec![true], [vec![free], vec![free]]));
+}
+
+#[test]
+fn whose_key_package_expired_while_a_group_waits_gives_another() {
+    let Trio { alice, carol, id, .. } = Trio::alone();
+    invite(&alice, &id, &[&carol]);
+    carol.offer_to(&alice);
+    let wanted = || {
+        alice.store.write(|tx| invited(tx, &GroupState::load(tx, &id)?).map(drop)).unwrap();
+        alice.store.read(invitations::wanted_key_packages).unwrap()
+    };
+    assert_eq!(wanted(), []);
+    // It cannot be used any more, whatever the reason.
+    let spoil = "UPDATE key_packages SET key_package = x'00'";
+    alice.store.write(|tx| Ok(tx.sql().execute(spoil, [])?)).unwrap();
+    assert_eq!(wanted(), [carol.user]);
 }
