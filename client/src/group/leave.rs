@@ -127,7 +127,7 @@ impl GroupState {
         outbox::give_up(tx, &self.id)?;
         strayed::forget(tx, &self.id)?;
         places::remember(tx, self)?;
-        outcasts::ends(tx, &self.id)?;
+        outcasts::forget_doubts(tx, &self.id)?;
         self.mls.delete(tx.storage())?;
         left_place::forget(tx, &self.id)?;
         removed::forget(tx, &self.id)?;

@@ -63,7 +63,7 @@ pub(crate) use self::{
     receive::receive,
     record::{active, is_entering, is_leaf_key_in_use, set_successor, successor, summaries, title},
     state::GroupState,
-    upkeep::{committed, due},
+    upkeep::{committed, due, forget_ended},
 };
 pub use self::{
     commit::Change,

@@ -228,17 +228,17 @@ fn look(tx: &Tx<'_>, group: &GroupState) -> Result<BTreeSet<PublicKey>> {
     Ok(known)
 }
 
-/// Forgets which places of a group are doubted, which this device is about to be in no more; and the removed devices of those
-/// that ended so long ago that nothing is known of their places any more.
-pub(super) fn ends(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// Forgets the removed devices of groups that ended so long ago that nothing is known of their places any more.
+pub(super) fn forget_ended(tx: &Tx<'_>) -> Result<()> {
     let sql = "DELETE FROM outcasts
                 WHERE group_id IN (SELECT group_id FROM groups WHERE active = 0)
                   AND group_id NOT IN (SELECT group_id FROM former_leaves)";
     tx.sql().execute(sql, [])?;
-    forget_doubts(tx, id)
+    Ok(())
 }
 
-fn forget_doubts(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// Forgets which places of a group are doubted, as this device has to where it is about to be out.
+pub(super) fn forget_doubts(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     tx.sql().execute("DELETE FROM doubted_places WHERE group_id = ?1", [id.to_mls()])?;
     Ok(())
 }
