@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     identity,
-    store::{Tx, decode, encode, fixed, integer},
+    store::{Tx, decode, encode, integer},
 };
 
 /// Seconds between two looks whether a member is gone that this device may not remove, or could not.
@@ -59,18 +59,25 @@ struct Doubt {
     leaves: BTreeSet<PublicKey>,
 }
 
-/// A lookup showed that a client is its user's no more: it is to go from all groups, also from those that this device is out
+/// A lookup showed that a client is this user's no more: it is to go from all groups, also from those that this device is out
 /// of, as soon as it comes in again.
-pub(crate) fn was_removed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
+pub(crate) fn was_removed(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Result<()> {
     tx.sql().execute(
-        "INSERT OR IGNORE INTO outcasts (group_id, client_key, due)
-         SELECT DISTINCT l.group_id, l.client_key, 0 FROM links l
+        "INSERT OR IGNORE INTO outcasts (group_id, client_key, user, due)
+         SELECT DISTINCT l.group_id, l.client_key, ?2, 0 FROM links l
            JOIN groups g ON g.group_id = l.group_id
           WHERE l.client_key = ?1
             AND (g.active = 1 OR EXISTS (SELECT 1 FROM former_leaves f
                                           WHERE f.group_id = l.group_id AND f.leaf_key = l.leaf_key))",
-        [client_key.as_bytes()],
+        params![client_key.as_bytes(), user.to_string()],
     )?;
+    Ok(())
+}
+
+/// Keeps under another name which devices were removed from a user (AS-9).
+pub(crate) fn user_was_renamed(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    let sql = "UPDATE outcasts SET user = ?2 WHERE user = ?1";
+    tx.sql().execute(sql, [from.to_string(), to.to_string()])?;
     Ok(())
 }
 
@@ -85,7 +92,7 @@ pub(crate) fn doubt(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Res
     for link in links::of_client(tx, client_key)? {
         let claim = ClientCredential::parse(&link.credential).map_err(|_| Error::Damaged("a credential"))?;
         if claim.user == *user && identity::vouches(tx, &link.credential, tx.now())? {
-            return was_removed(tx, client_key);
+            return was_removed(tx, user, client_key);
         }
     }
     Ok(())
@@ -181,7 +188,7 @@ pub(crate) fn users_of_suspects(tx: &Tx<'_>, group: &GroupState) -> Result<BTree
 pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let Some(group) = find(tx, id)? else { return Ok(()) };
     let known = look(tx, &group)?;
-    for client_key in noted(tx, id)?.iter().filter(|client_key| !known.contains(*client_key)) {
+    for (client_key, _) in noted(tx, id)?.iter().filter(|(client_key, _)| !known.contains(client_key)) {
         let sql = "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2";
         tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes()])?;
     }
@@ -258,21 +265,30 @@ fn standing(tx: &Tx<'_>, place: &UserPlace, outcasts: &[PublicKey]) -> Result<St
     Ok(if theirs { Standing::Theirs } else { Standing::Doubtful })
 }
 
-/// The removed devices of a group. One that a lookup has shown since to be a user's is none of them.
+/// The removed devices of a group. One that a lookup has shown since to be its user's again is none of them. That it is another
+/// user's counts for nothing: whoever has it can register it under another name.
 fn clients(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
     let mut clients = Vec::new();
-    for client_key in noted(tx, id)? {
-        if identity::confirmed(tx, &client_key)?.is_none() {
+    for (client_key, user) in noted(tx, id)? {
+        if !identity::is_again(tx, &user, &client_key)? {
             clients.push(client_key);
         }
     }
     Ok(clients)
 }
 
-fn noted(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
-    let mut statement = tx.sql().prepare_cached("SELECT client_key FROM outcasts WHERE group_id = ?1")?;
-    let keys = statement.query_map([id.to_mls()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    keys.iter().map(|key| fixed(key, "a key")).collect()
+/// The devices of which this one noted that they were removed, and the users from whom.
+fn noted(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<(PublicKey, UserName)>> {
+    let sql = "SELECT client_key, user FROM outcasts WHERE group_id = ?1";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let rows = statement
+        .query_map([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<([u8; 32], String)>, _>>()?;
+    let device = |(client_key, user): ([u8; 32], String)| {
+        let user = user.parse().map_err(|_| Error::Damaged("a user name"))?;
+        Ok((PublicKey::new(client_key), user))
+    };
+    rows.into_iter().map(device).collect()
 }
 
 /// The places that are doubted.

@@ -38,7 +38,7 @@ fn hears_of_removal(person: &Person, device: &Person) {
         .store
         .write(|tx| {
             tx.sql().execute("DELETE FROM identities WHERE client_key = ?1", [client_key.as_bytes()])?;
-            crate::group::was_removed(tx, &client_key)
+            crate::group::was_removed(tx, &device.user, &client_key)
         })
         .unwrap();
 }
@@ -276,6 +276,32 @@ fn a_removed_device_that_is_its_users_again_stays() {
     hears_of_removal(&alice, &tablet);
     assert_eq!(to_cast_out(&alice, &id), [tablet.leaf(&id)]);
     alice.knows(&[&tablet]);
+    assert_eq!(to_cast_out(&alice, &id), []);
+    look(&alice, &id);
+    assert_eq!(count(&alice, "outcasts"), 0);
+}
+
+#[test]
+fn a_removed_device_that_is_registered_under_another_name_goes_nevertheless() {
+    let Apart { issuer, alice, bob, tablet, id, .. } = Apart::new();
+    hears_of_removal(&alice, &tablet);
+    let is_shown_as = |user: &UserName| {
+        let client_key = tablet.account().client_key().public_key();
+        let sql = "INSERT OR REPLACE INTO identities (client_key, user) VALUES (?1, ?2)";
+        let shows = |tx: &Tx<'_>| -> Result<usize> {
+            Ok(tx.sql().execute(sql, rusqlite::params![client_key.as_bytes(), user.to_string()])?)
+        };
+        alice.store.write(shows).unwrap();
+    };
+    let thief = person("thief", &issuer);
+    is_shown_as(&thief.user);
+    look(&alice, &id);
+    assert_eq!(to_cast_out(&alice, &id), [tablet.leaf(&id)]);
+    // Bob took another name, and has the tablet again.
+    let name: UserName = "rob@example.org".parse().unwrap();
+    alice.store.write(|tx| identity::rename(tx, &bob.user, &name)).unwrap();
+    assert_eq!(to_cast_out(&alice, &id), [tablet.leaf(&id)]);
+    is_shown_as(&name);
     assert_eq!(to_cast_out(&alice, &id), []);
     look(&alice, &id);
     assert_eq!(count(&alice, "outcasts"), 0);
