@@ -196,10 +196,12 @@ impl Session {
 
     /// Removes members from a group that are no devices of their users any more.
     async fn cast_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        // One of which this device hears meanwhile is looked for next.
+        let looked_for = self.store.read(|tx| group::removed_devices(tx, id))?;
         let done = self.put_out(step, id).await;
         self.store.write(|tx| match &done {
             Err(error) if !is_over(error) => group::casting_out_failed(tx, id, error),
-            _ => group::look_for_outcasts_again(tx, id),
+            _ => group::look_for_outcasts_again(tx, id, &looked_for),
         })?;
         done
     }

@@ -181,19 +181,27 @@ pub(crate) fn users_of_suspects(tx: &Tx<'_>, group: &GroupState) -> Result<BTree
     Ok(suspects(tx, group)?.into_iter().flat_map(|suspects| suspects.unknown).collect())
 }
 
-/// Forgets those in whose places nobody is any more, and those that are their users' again. The others are looked for again,
-/// also where they went: they may come back by what they know, and under a key of which nobody knows whose it is. This user's own
-/// place is no matter of admins: its devices shut others out of it ([`super::evict`]). Where this device is out of the group it
-/// looks when it comes in again.
-pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// The devices that are noted to be removed from a group.
+pub(crate) fn removed_devices(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
+    Ok(noted(tx, id)?.into_iter().map(|(client_key, _)| client_key).collect())
+}
+
+/// Forgets those in whose places nobody is any more, and those that are their users' again. The others that this device has
+/// `looked_for` are looked for again later, also where they went: they may come back by what they know, and under a key of which
+/// nobody knows whose it is. This user's own place is no matter of admins: its devices shut others out of it ([`super::evict`]).
+/// Where this device is out of the group it looks when it comes in again.
+pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId, looked_for: &[PublicKey]) -> Result<()> {
     let Some(group) = find(tx, id)? else { return Ok(()) };
     let known = look(tx, &group)?;
-    for (client_key, _) in noted(tx, id)?.iter().filter(|(client_key, _)| !known.contains(client_key)) {
+    for client_key in removed_devices(tx, id)?.iter().filter(|client_key| !known.contains(*client_key)) {
         let sql = "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2";
         tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes()])?;
     }
-    let sql = "UPDATE outcasts SET due = ?2, failures = 0 WHERE group_id = ?1";
-    tx.sql().execute(sql, params![id.to_mls(), integer(tx.now().saturating_add(LOOK_AGAIN))])?;
+    let due = integer(tx.now().saturating_add(LOOK_AGAIN));
+    for client_key in looked_for {
+        let sql = "UPDATE outcasts SET due = ?3, failures = 0 WHERE group_id = ?1 AND client_key = ?2";
+        tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes(), due])?;
+    }
     Ok(())
 }
 

@@ -60,7 +60,8 @@ fn to_cast_out_without(admin: &Person, id: &GroupId, unanswered: &[&UserName]) -
 }
 
 fn look(admin: &Person, id: &GroupId) {
-    admin.store.write(|tx| crate::group::look_for_outcasts_again(tx, id)).unwrap();
+    let looked_for = admin.store.read(|tx| crate::group::removed_devices(tx, id)).unwrap();
+    admin.store.write(|tx| crate::group::look_for_outcasts_again(tx, id, &looked_for)).unwrap();
 }
 
 /// The users whom an admin's client asks the AS about before it puts anybody out.
@@ -279,6 +280,17 @@ fn a_removed_device_that_is_its_users_again_stays() {
     assert_eq!(to_cast_out(&alice, &id), []);
     look(&alice, &id);
     assert_eq!(count(&alice, "outcasts"), 0);
+}
+
+#[test]
+fn a_removed_device_of_which_a_client_hears_while_it_looks_for_others_is_looked_for_next() {
+    let Apart { alice, tablet, id, .. } = Apart::new();
+    hears_of_removal(&alice, &tablet);
+    alice.store.write(|tx| crate::group::look_for_outcasts_again(tx, &id, &[])).unwrap();
+    let due = || alice.store.read(crate::group::with_outcasts).unwrap();
+    assert_eq!(due(), std::slice::from_ref(&id));
+    look(&alice, &id);
+    assert_eq!(due(), []);
 }
 
 #[test]
