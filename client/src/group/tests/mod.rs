@@ -306,7 +306,8 @@ impl Person {
                 let own = make_key_package(tx, &account, &friend, &delivery(), pseudonym, false)?;
                 let key = leaf::key(tx, &own.leaf_key)?.expect("it was kept");
                 let key_package = change(&key, own.package.key_package);
-                Ok((StockedKeyPackage { key_package, ..own.package }, own.leaf_key))
+                let attachment = own.package.attachment;
+                Ok((StockedKeyPackage { key_package, attachment }, own.leaf_key))
             })
             .unwrap();
         let client_key = account.client_key().public_key();
