@@ -120,7 +120,9 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)
                      OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions WHERE due <= ?1)
                      OR EXISTS (SELECT 1 FROM outcasts o JOIN groups g ON g.group_id = o.group_id AND g.active = 1
-                                 WHERE o.due <= ?1)
+                                 WHERE o.due <= ?1
+                                   AND NOT EXISTS (SELECT 1 FROM strayed s
+                                                    WHERE s.group_id = o.group_id AND s.state IN (2, 3)))
                      OR EXISTS (SELECT 1 FROM welcomes)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
@@ -196,10 +198,13 @@ impl Session {
 
     /// Removes members from a group that are no devices of their users any more.
     async fn cast_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        // One of which this device hears meanwhile is looked for next.
+        let looked_for = self.store.read(|tx| group::removed_devices(tx, id))?;
         let done = self.put_out(step, id).await;
-        if is_over(&done) {
-            self.store.write(|tx| group::look_for_outcasts_again(tx, id))?;
-        }
+        self.store.write(|tx| match &done {
+            Err(error) if !is_over(error) => group::casting_out_failed(tx, id, error),
+            _ => group::look_for_outcasts_again(tx, id, &looked_for),
+        })?;
         done
     }
 
@@ -223,13 +228,7 @@ impl Session {
     /// Asks the DS and the AS who the members are of whom some are to be removed, or may be. Returns the leaves of all members
     /// of the group, and the users whose AS did not answer.
     async fn ask_about_suspects(&self, id: &GroupId) -> Result<(HashSet<PublicKey>, BTreeSet<UserName>)> {
-        let (has_suspects, state) = self.store.read(|tx| {
-            let group = GroupState::load(tx, id)?;
-            Ok((group::has_suspects(tx, &group)?, strayed::state(tx, id)?))
-        })?;
-        // A device that comes back learns the cards with that.
-        let follows = !matches!(state, strayed::State::Strayed | strayed::State::ByHand);
-        if has_suspects && follows {
+        if self.store.read(|tx| group::has_suspects(tx, &GroupState::load(tx, id)?))? {
             self.learn_cards(id).await?;
         }
         let mut unanswered = BTreeSet::new();
@@ -249,36 +248,52 @@ impl Session {
     /// Adds the clients that a group waits for and whose KeyPackages are at hand. If not all may come in together, each is tried
     /// alone: none keeps the others out by what its KeyPackage says.
     async fn add_invited(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        for invited in self.store.read(|tx| group::invited(tx, &GroupState::load(tx, id)?))? {
-            if !invited.is_free {
-                self.withdraw(
-                    id,
-                    &invited.client_key,
-                    "somebody in the group has the pseudonym of their KeyPackage",
-                )?;
-            }
-        }
         let added = self.commit(step, id, group::add_invited).await;
-        let Some(problem) = added.as_ref().err().and_then(Error::refusal) else { return added };
-        let (invited, is_admin) = self.store.read(|tx| {
+        match self.why_not_added(id, &added)? {
+            Some(why) => self.add_each(step, id, &why).await?,
+            None => added?,
+        }
+        // Not before: a device that cannot follow the group would judge by who was in it once.
+        for invited in self.invited(id)?.into_iter().filter(|it| !it.is_free) {
+            let why = "somebody in the group has the pseudonym of their KeyPackage, or an admin had it";
+            self.withdraw(id, &invited.client_key, why)?;
+        }
+        Ok(())
+    }
+
+    /// Adds those who are invited one by one, since for this reason they do not come in together.
+    async fn add_each(&self, step: &Step<'_>, id: &GroupId, why: &str) -> Result<()> {
+        let invited: Vec<_> = self.invited(id)?.into_iter().filter(|it| it.is_free).collect();
+        let is_admin = self.store.read(|tx| {
             let group = GroupState::load(tx, id)?;
-            Ok((group::invited(tx, &group)?, group.is_admin(&group.leaf.public_key())))
+            Ok(group.is_admin(&group.leaf.public_key()))
         })?;
         let is_one_of_them = is_admin && invited.len() > 1;
         for invited in invited {
             let client_key = invited.client_key;
             if !is_one_of_them {
-                self.withdraw(id, &client_key, problem)?;
+                self.withdraw(id, &client_key, why)?;
                 continue;
             }
             let alone =
                 self.commit(step, id, |tx, group| group::add_invited_client(tx, group, &client_key)).await;
-            match alone.as_ref().err().and_then(Error::refusal) {
-                Some(problem) => self.withdraw(id, &client_key, problem)?,
+            match self.why_not_added(id, &alone)? {
+                Some(why) => self.withdraw(id, &client_key, why)?,
                 None => alone?,
             }
         }
         Ok(())
+    }
+
+    /// Those who are invited and whose KeyPackages are at hand. Those that expired are forgotten.
+    fn invited(&self, id: &GroupId) -> Result<Vec<group::Invited>> {
+        self.store.write(|tx| group::invited(tx, &GroupState::load(tx, id)?))
+    }
+
+    /// The reason why those who are invited cannot be added, if a commit that was to add them failed for one.
+    fn why_not_added(&self, id: &GroupId, added: &Result<()>) -> Result<Option<String>> {
+        let Err(error) = added else { return Ok(None) };
+        self.store.write(|tx| Ok(group::why_not_added(tx, id, error)))
     }
 
     /// Ends an invitation that cannot be kept.
@@ -367,10 +382,9 @@ impl Session {
     }
 }
 
-/// Whether there is nothing more to try in a group: it was done, refused, or this device is out.
-fn is_over(done: &Result<()>) -> bool {
-    let is_final = |error: &Error| error.refusal().is_some() || matches!(error, Error::NotMember);
-    done.as_ref().err().is_none_or(is_final)
+/// Whether there is nothing more to try in a group after this error: it was refused, or this device is out.
+fn is_over(error: &Error) -> bool {
+    error.refusal().is_some() || matches!(error, Error::NotMember)
 }
 
 /// The addresses by which others reach a queue for as long as this device is in use. Those of KeyPackages are not among

@@ -14,10 +14,10 @@ use postern_protocol::{
     PublicKey,
     ds::MAX_PAST_EPOCHS,
     key::SigningKey,
-    mls::{DELIVERY_ADDRESS, GROUP_POLICY, USER_KEY},
+    mls::{DELIVERY_ADDRESS, GROUP_POLICY, Pseudonym, USER_KEY},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tls_codec::Deserialize as _;
+use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
 use crate::error::{Error, Result};
 
@@ -136,6 +136,32 @@ pub(crate) fn parse_key_package(bytes: &[u8], crypto: &impl OpenMlsCrypto) -> Op
     let key_package = KeyPackageIn::validate(unverified, crypto, ProtocolVersion::Mls10).ok()?;
     let is_current = key_package.life_time().validate().is_ok();
     (key_package.ciphersuite() == CIPHERSUITE && is_current).then_some(key_package)
+}
+
+/// Whether groups take a KeyPackage: its leaf has a pseudonym, its client supports what groups require, and others can encrypt
+/// to its keys. openmls finds a KeyPackage valid without that. Then it cannot make the commit that adds it, or, if the leaf's key
+/// is unusable, any commit after that one.
+pub(crate) fn is_for_groups(key_package: &KeyPackage, crypto: &impl OpenMlsCrypto) -> bool {
+    let leaf = key_package.leaf_node();
+    let capabilities = leaf.capabilities();
+    let is_able = REQUIRED.iter().all(|extension| capabilities.extensions().contains(extension))
+        && capabilities.versions().contains(&ProtocolVersion::Mls10)
+        && capabilities.ciphersuites().contains(&CIPHERSUITE.into())
+        && capabilities.credentials().contains(&CredentialType::Basic)
+        && capabilities.proposals().contains(&ProposalType::SelfRemove);
+    // openmls shows the bytes of a leaf's key in no other way.
+    let leaf_key = leaf.encryption_key().tls_serialize_detached();
+    let leaf_key = leaf_key.and_then(|key| VLBytes::tls_deserialize_exact(key.as_slice()));
+    let encrypts = |key: &[u8]| crypto.hpke_seal(CIPHERSUITE.hpke_config(), key, &[], &[], &[]).is_ok();
+    is_able
+        && pseudonym(leaf.credential()).is_some()
+        && encrypts(key_package.hpke_init_key().as_slice())
+        && leaf_key.is_ok_and(|key| encrypts(key.as_slice()))
+}
+
+/// The pseudonym that a leaf's credential has; `None` for a credential of another kind or length.
+pub(crate) fn pseudonym(credential: &Credential) -> Option<Pseudonym> {
+    identity(credential)?.try_into().ok().map(Pseudonym)
 }
 
 /// The identity of a basic credential; `None` for another kind.

@@ -312,6 +312,17 @@ pub(crate) fn add_invited_client(
     Ok(found.map(|invited| Change::Add(vec![invited.leaf_key])))
 }
 
+/// The reason why those who are invited cannot be added, after a commit that was to add them failed: the DS refused it, or this
+/// device cannot make it and could make one without them. `None` for any other error.
+pub(crate) fn why_not_added(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Option<String> {
+    if let Some(problem) = error.refusal() {
+        return Some(problem.to_string());
+    }
+    let makes_another = || tx.trial(|| GroupState::load(tx, id)?.stage_commit(tx, &Change::Update));
+    let is_theirs = matches!(error, Error::Mls { .. }) && makes_another().is_ok();
+    is_theirs.then(|| error.to_string())
+}
+
 /// Somebody who is invited, and whose KeyPackage is at hand.
 pub(crate) struct Invited {
     pub client_key: PublicKey,
@@ -322,8 +333,8 @@ pub(crate) struct Invited {
     pub is_free: bool,
 }
 
-/// Those who are invited and whose KeyPackages are at hand, in the order in which they were invited. A device may have been
-/// removed since (AS-13).
+/// Those who are invited and whose KeyPackages are at hand, in the order in which they were invited; each with the first one whose
+/// pseudonym is free, if there is one. A device may have been removed since (AS-13).
 pub(crate) fn invited(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Invited>> {
     let mut taken: HashSet<_> = rules::leaves(&group.mls).into_values().map(|leaf| leaf.pseudonym).collect();
     taken.extend(rules::policy(&group.mls)?.admins);
@@ -332,13 +343,15 @@ pub(crate) fn invited(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Invited>> {
         if identity::confirmed(tx, &client_key)?.is_none() {
             continue;
         }
-        let Some(leaf_key) = key_packages::key_package_of(tx, &client_key)? else { continue };
-        let key_package = key_packages::at_hand(tx, &leaf_key)?;
-        let pseudonym = key_package.and_then(|it| rules::pseudonym(it.leaf_node().credential()));
-        if let Some(pseudonym) = pseudonym {
-            let is_free = !taken.contains(&pseudonym);
-            all.push(Invited { client_key, leaf_key, pseudonym, is_free });
+        let mut found = Vec::new();
+        for (leaf_key, key_package) in key_packages::key_packages_of(tx, &client_key)? {
+            if let Some(pseudonym) = rules::pseudonym(key_package.leaf_node().credential()) {
+                let is_free = !taken.contains(&pseudonym);
+                found.push(Invited { client_key, leaf_key, pseudonym, is_free });
+            }
         }
+        let chosen = found.iter().position(|it| it.is_free).unwrap_or_default();
+        all.extend(found.into_iter().nth(chosen));
     }
     Ok(all)
 }
@@ -351,9 +364,15 @@ pub(super) fn welcome_member(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey)
     record::introduce(tx, group)?;
     links::told(tx, group, leaf_key, &link)?;
     links::newcomer(tx, group, leaf_key)?;
-    invitations::end(tx, group, &client_key)?;
-    if let Some(user) = invitations::waits_for_client(tx, &client_key)?
-        && key_packages::key_package_of(tx, &client_key)?.is_none()
+    end_invitation(tx, group, &client_key)
+}
+
+/// Ends the invitation of a client into a group, whose KeyPackage is used up. Where other groups wait for the client another one
+/// is fetched, if none is at hand.
+pub(super) fn end_invitation(tx: &Tx<'_>, group: &GroupId, client_key: &PublicKey) -> Result<()> {
+    invitations::end(tx, group, client_key)?;
+    if let Some(user) = invitations::waits_for_client(tx, client_key)?
+        && key_packages::key_package_of(tx, client_key)?.is_none()
     {
         invitations::want_key_packages(tx, &user)?;
     }

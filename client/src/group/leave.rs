@@ -5,7 +5,7 @@ use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
 
 use super::{
-    Change, evict, handover, left_place, members, onlooker, outbox, outcasts,
+    Change, commit, evict, handover, left_place, members, onlooker, outbox, outcasts,
     outstanding::{self, Kind, Outstanding},
     places, record, removed, rules,
     state::GroupState,
@@ -127,7 +127,7 @@ impl GroupState {
         outbox::give_up(tx, &self.id)?;
         strayed::forget(tx, &self.id)?;
         places::remember(tx, self)?;
-        outcasts::ends(tx, &self.id)?;
+        outcasts::forget_doubts(tx, &self.id)?;
         self.mls.delete(tx.storage())?;
         left_place::forget(tx, &self.id)?;
         removed::forget(tx, &self.id)?;
@@ -159,5 +159,5 @@ impl GroupState {
 /// Forgets the invitation of a client into a group, which the DS refuses, and the KeyPackages that were to serve it.
 pub(crate) fn withdraw_invitation(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<()> {
     key_packages::forget_invited(tx, client_key)?;
-    invitations::end(tx, id, client_key)
+    commit::end_invitation(tx, id, client_key)
 }

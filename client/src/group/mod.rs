@@ -44,7 +44,7 @@ pub(crate) use self::{
         out_of_reach, reappeared, shows_name, still_there, tell_groups, tell_groups_of_end, was_renamed,
         was_reset,
     },
-    commit::{add_invited, add_invited_client, invited},
+    commit::{Invited, add_invited, add_invited_client, invited, why_not_added},
     evict::{evict, evicted, eviction_failed, evictions, next_eviction, remove_own_device},
     handover::{
         GroupHandover, drop_entry, entries_due, entry, entry_failed, follows, forget_entry_addresses,
@@ -57,13 +57,14 @@ pub(crate) use self::{
     members::{claims, devices_of, history, members, pending_events},
     onlooker::keep as keep_unfollowed,
     outcasts::{
-        cast_out, doubt, has_suspects, look_for_outcasts_again, users_of_suspects, was_removed, with_outcasts,
+        cast_out, casting_out_failed, doubt, has_suspects, look_for_outcasts_again, removed_devices,
+        user_was_renamed, users_of_suspects, was_removed, with_outcasts,
     },
     outstanding::{Kind, founding, unsettled},
     receive::receive,
     record::{active, is_entering, is_leaf_key_in_use, set_successor, successor, summaries, title},
     state::GroupState,
-    upkeep::{committed, due},
+    upkeep::{committed, due, forget_ended},
 };
 pub use self::{
     commit::Change,

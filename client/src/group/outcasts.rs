@@ -17,11 +17,15 @@ use super::{
 use crate::{
     error::{Error, Result},
     identity,
-    store::{Tx, decode, encode, fixed, integer},
+    store::{Tx, decode, encode, integer},
 };
 
 /// Seconds between two looks whether a member is gone that this device may not remove, or could not.
 const LOOK_AGAIN: u64 = 24 * 60 * 60;
+/// Seconds before the next attempt after one that failed and that was not refused; each further one waits four times as long.
+const TRY_AGAIN: u64 = 5 * 60;
+/// Seconds that the next attempt waits at the longest.
+const LONGEST_PAUSE: u64 = 60 * 60;
 /// Seconds for which a place is left alone in which somebody is who may be another device of the user, and has yet to say so:
 /// from the look on that showed the last leaf which came in.
 const PATIENCE: u64 = 24 * 60 * 60;
@@ -55,18 +59,25 @@ struct Doubt {
     leaves: BTreeSet<PublicKey>,
 }
 
-/// A lookup showed that a client is its user's no more: it is to go from all groups, also from those that this device is out
+/// A lookup showed that a client is this user's no more: it is to go from all groups, also from those that this device is out
 /// of, as soon as it comes in again.
-pub(crate) fn was_removed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
+pub(crate) fn was_removed(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Result<()> {
     tx.sql().execute(
-        "INSERT OR IGNORE INTO outcasts (group_id, client_key, due)
-         SELECT DISTINCT l.group_id, l.client_key, 0 FROM links l
+        "INSERT OR IGNORE INTO outcasts (group_id, client_key, user, due)
+         SELECT DISTINCT l.group_id, l.client_key, ?2, 0 FROM links l
            JOIN groups g ON g.group_id = l.group_id
           WHERE l.client_key = ?1
             AND (g.active = 1 OR EXISTS (SELECT 1 FROM former_leaves f
                                           WHERE f.group_id = l.group_id AND f.leaf_key = l.leaf_key))",
-        [client_key.as_bytes()],
+        params![client_key.as_bytes(), user.to_string()],
     )?;
+    Ok(())
+}
+
+/// Keeps under another name which devices were removed from a user (AS-9).
+pub(crate) fn user_was_renamed(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    let sql = "UPDATE outcasts SET user = ?2 WHERE user = ?1";
+    tx.sql().execute(sql, [from.to_string(), to.to_string()])?;
     Ok(())
 }
 
@@ -81,17 +92,19 @@ pub(crate) fn doubt(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Res
     for link in links::of_client(tx, client_key)? {
         let claim = ClientCredential::parse(&link.credential).map_err(|_| Error::Damaged("a credential"))?;
         if claim.user == *user && identity::vouches(tx, &link.credential, tx.now())? {
-            return was_removed(tx, client_key);
+            return was_removed(tx, user, client_key);
         }
     }
     Ok(())
 }
 
-/// The groups in which it is time to remove members.
+/// The groups in which it is time to remove members. In one that this device cannot follow it is time once it can: before that
+/// it removes nobody, and would ask about its members all the same, which is paid for.
 pub(crate) fn with_outcasts(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
     let mut statement = tx.sql().prepare_cached(
         "SELECT DISTINCT o.group_id FROM outcasts o JOIN groups g ON g.group_id = o.group_id AND g.active = 1
-          WHERE o.due <= ?1",
+          WHERE o.due <= ?1
+            AND NOT EXISTS (SELECT 1 FROM strayed s WHERE s.group_id = o.group_id AND s.state IN (2, 3))",
     )?;
     let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
     let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
@@ -168,46 +181,79 @@ pub(crate) fn users_of_suspects(tx: &Tx<'_>, group: &GroupState) -> Result<BTree
     Ok(suspects(tx, group)?.into_iter().flat_map(|suspects| suspects.unknown).collect())
 }
 
-/// Forgets those in whose places nobody is any more, and those that are their users' again. The others are looked for again,
-/// also where they went: they may come back by what they know, and under a key of which nobody knows whose it is. This user's own
-/// place is no matter of admins: its devices shut others out of it ([`super::evict`]). Where this device is out of the group it
-/// looks when it comes in again.
-pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let group = match GroupState::find(tx, id) {
-        Ok(Some(group)) => group,
-        Ok(None) | Err(Error::NotMember) => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let outcasts = clients(tx, id)?;
+/// The devices that are noted to be removed from a group.
+pub(crate) fn removed_devices(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
+    Ok(noted(tx, id)?.into_iter().map(|(client_key, _)| client_key).collect())
+}
+
+/// Forgets those in whose places nobody is any more, and those that are their users' again. The others that this device has
+/// `looked_for` are looked for again later, also where they went: they may come back by what they know, and under a key of which
+/// nobody knows whose it is. This user's own place is no matter of admins: its devices shut others out of it ([`super::evict`]).
+/// Where this device is out of the group it looks when it comes in again.
+pub(crate) fn look_for_outcasts_again(tx: &Tx<'_>, id: &GroupId, looked_for: &[PublicKey]) -> Result<()> {
+    let Some(group) = find(tx, id)? else { return Ok(()) };
+    let known = look(tx, &group)?;
+    for client_key in removed_devices(tx, id)?.iter().filter(|client_key| !known.contains(*client_key)) {
+        let sql = "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2";
+        tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes()])?;
+    }
+    let due = integer(tx.now().saturating_add(LOOK_AGAIN));
+    for client_key in looked_for {
+        let sql = "UPDATE outcasts SET due = ?3, failures = 0 WHERE group_id = ?1 AND client_key = ?2";
+        tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes(), due])?;
+    }
+    Ok(())
+}
+
+/// An attempt to remove them failed, and may succeed later. The next one waits, since each asks about users, and that is paid
+/// for; and the longer the more attempts failed, unless others committed first or the own server is away. Places that are doubted
+/// have their time meanwhile.
+pub(crate) fn casting_out_failed(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
+    let Some(group) = find(tx, id)? else { return Ok(()) };
+    look(tx, &group)?;
+    let grows = !matches!(error, Error::Contended(_)) && !error.server_is_away();
+    let longest = if grows { LONGEST_PAUSE } else { TRY_AGAIN };
+    let sql = "UPDATE outcasts
+                  SET due = ?2 + min(?3 << (2 * min(failures, 8)), ?4), failures = failures + ?5
+                WHERE group_id = ?1 AND due <= ?2";
+    let now = integer(tx.now());
+    tx.sql().execute(sql, params![id.to_mls(), now, integer(TRY_AGAIN), integer(longest), grows])?;
+    Ok(())
+}
+
+fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupState>> {
+    match GroupState::find(tx, id) {
+        Err(Error::NotMember) => Ok(None),
+        found => found,
+    }
+}
+
+/// Looks who is in the places that removed devices are or were in, and notes which are doubted. Returns these devices.
+fn look(tx: &Tx<'_>, group: &GroupState) -> Result<BTreeSet<PublicKey>> {
+    let outcasts = clients(tx, &group.id)?;
     let (mut known, mut doubtful) = (BTreeSet::new(), Vec::new());
-    for (user, place) in places::of_others(tx, &group)? {
+    for (user, place) in places::of_others(tx, group)? {
         let clients = place.clients().map(|client| client.client_key);
         known.extend(clients.filter(|client_key| outcasts.contains(client_key)));
         if standing(tx, &place, &outcasts)? == Standing::Doubtful {
             doubtful.push((user, place.into_leaf_keys().collect()));
         }
     }
-    note_doubts(tx, id, doubtful)?;
-    for client_key in noted(tx, id)?.iter().filter(|client_key| !known.contains(*client_key)) {
-        let sql = "DELETE FROM outcasts WHERE group_id = ?1 AND client_key = ?2";
-        tx.sql().execute(sql, params![id.to_mls(), client_key.as_bytes()])?;
-    }
-    let sql = "UPDATE outcasts SET due = ?2 WHERE group_id = ?1";
-    tx.sql().execute(sql, params![id.to_mls(), integer(tx.now().saturating_add(LOOK_AGAIN))])?;
-    Ok(())
+    note_doubts(tx, &group.id, doubtful)?;
+    Ok(known)
 }
 
-/// Forgets which places of a group are doubted, which this device is about to be in no more; and the removed devices of those
-/// that ended so long ago that nothing is known of their places any more.
-pub(super) fn ends(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// Forgets the removed devices of groups that ended so long ago that nothing is known of their places any more.
+pub(super) fn forget_ended(tx: &Tx<'_>) -> Result<()> {
     let sql = "DELETE FROM outcasts
                 WHERE group_id IN (SELECT group_id FROM groups WHERE active = 0)
                   AND group_id NOT IN (SELECT group_id FROM former_leaves)";
     tx.sql().execute(sql, [])?;
-    forget_doubts(tx, id)
+    Ok(())
 }
 
-fn forget_doubts(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// Forgets which places of a group are doubted, as this device has to where it is about to be out.
+pub(super) fn forget_doubts(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     tx.sql().execute("DELETE FROM doubted_places WHERE group_id = ?1", [id.to_mls()])?;
     Ok(())
 }
@@ -227,21 +273,30 @@ fn standing(tx: &Tx<'_>, place: &UserPlace, outcasts: &[PublicKey]) -> Result<St
     Ok(if theirs { Standing::Theirs } else { Standing::Doubtful })
 }
 
-/// The removed devices of a group. One that a lookup has shown since to be a user's is none of them.
+/// The removed devices of a group. One that a lookup has shown since to be its user's again is none of them. That it is another
+/// user's counts for nothing: whoever has it can register it under another name.
 fn clients(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
     let mut clients = Vec::new();
-    for client_key in noted(tx, id)? {
-        if identity::confirmed(tx, &client_key)?.is_none() {
+    for (client_key, user) in noted(tx, id)? {
+        if !identity::is_again(tx, &user, &client_key)? {
             clients.push(client_key);
         }
     }
     Ok(clients)
 }
 
-fn noted(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
-    let mut statement = tx.sql().prepare_cached("SELECT client_key FROM outcasts WHERE group_id = ?1")?;
-    let keys = statement.query_map([id.to_mls()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    keys.iter().map(|key| fixed(key, "a key")).collect()
+/// The devices of which this one noted that they were removed, and the users from whom.
+fn noted(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<(PublicKey, UserName)>> {
+    let sql = "SELECT client_key, user FROM outcasts WHERE group_id = ?1";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let rows = statement
+        .query_map([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<([u8; 32], String)>, _>>()?;
+    let device = |(client_key, user): ([u8; 32], String)| {
+        let user = user.parse().map_err(|_| Error::Damaged("a user name"))?;
+        Ok((PublicKey::new(client_key), user))
+    };
+    rows.into_iter().map(device).collect()
 }
 
 /// The places that are doubted.

@@ -129,7 +129,7 @@ pub(super) fn catch_up(tx: &Tx<'_>, group: &GroupState, before: &[UsersLeaf]) ->
 }
 
 /// Notes all others' leaves of a group that this device is about to be in no more, as far as they say whose they are. If it comes
-/// in again it knows who was where. Forgets those of groups that ended long ago.
+/// in again it knows who was where.
 pub(super) fn remember(tx: &Tx<'_>, group: &GroupState) -> Result<()> {
     let own = group.leaf.public_key();
     for leaf in leaves(&rules::leaves(&group.mls)) {
@@ -137,7 +137,11 @@ pub(super) fn remember(tx: &Tx<'_>, group: &GroupState) -> Result<()> {
             insert(tx, &group.id, &leaf)?;
         }
     }
-    forget_surplus(tx, &group.id)?;
+    forget_surplus(tx, &group.id)
+}
+
+/// Forgets the leaves of groups that ended long ago.
+pub(super) fn forget_ended(tx: &Tx<'_>) -> Result<()> {
     let sql = "DELETE FROM former_leaves
                 WHERE group_id IN (SELECT group_id FROM groups WHERE active = 0 AND committed < ?1)";
     tx.sql().execute(sql, [integer(tx.now().saturating_sub(KEPT_FOR))])?;

@@ -7,8 +7,8 @@
 use std::collections::{HashMap, HashSet};
 
 use openmls::prelude::{
-    BasicCredential, Credential, Extensions, GroupContext, LeafNode, LeafNodeIndex, MlsGroup, Proposal,
-    PublicGroup, QueuedProposal, Sender, StagedCommit,
+    Credential, Extensions, GroupContext, LeafNode, LeafNodeIndex, MlsGroup, Proposal, PublicGroup,
+    QueuedProposal, Sender, StagedCommit,
 };
 #[cfg(feature = "lab")]
 use openmls::prelude::{ProcessedMessage, ProcessedMessageContent};
@@ -20,6 +20,7 @@ use postern_protocol::{
 #[cfg(feature = "lab")]
 use postern_protocol::{ds::GroupId, mls::to_join};
 
+pub(super) use crate::mls::pseudonym;
 use crate::{
     error::{Error, Result},
     mls,
@@ -71,11 +72,6 @@ pub(super) fn policy(group: &MlsGroup) -> Result<GroupPolicy> {
 
 pub(super) fn policy_in(extensions: &Extensions<GroupContext>) -> Option<GroupPolicy> {
     GroupPolicy::from_bytes(&extensions.unknown(GROUP_POLICY)?.0).ok()
-}
-
-pub(super) fn pseudonym(credential: &Credential) -> Option<Pseudonym> {
-    let basic = BasicCredential::try_from(credential.clone()).ok()?;
-    basic.identity().try_into().ok().map(Pseudonym)
 }
 
 pub(super) fn is_admin(policy: &GroupPolicy, credential: &Credential) -> bool {

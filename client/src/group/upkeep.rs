@@ -1,8 +1,9 @@
-//! When it is this device's turn to commit in a group that nobody else keeps up (DS-10).
+//! When it is this device's turn to commit in a group that nobody else keeps up (DS-10); and what is forgotten of groups that
+//! ended.
 
 use postern_protocol::{PublicKey, ds::GroupId};
 
-use super::{record, state::GroupState};
+use super::{outcasts, places, record, state::GroupState};
 use crate::{error::Result, options::Options, store::Tx};
 
 /// The groups in which it is this device's turn to commit: its own keys are old, or something
@@ -23,6 +24,12 @@ pub(crate) fn due(tx: &Tx<'_>, options: &Options) -> Result<Vec<GroupId>> {
 /// Nothing waits, and this device's own keys count as new.
 pub(crate) fn committed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     record::committed(tx, id)
+}
+
+/// Forgets who was in groups that ended long ago, and which devices were removed there.
+pub(crate) fn forget_ended(tx: &Tx<'_>) -> Result<()> {
+    places::forget_ended(tx)?;
+    outcasts::forget_ended(tx)
 }
 
 impl GroupState {

@@ -14,6 +14,7 @@ use crate::{
     account::{self, Account},
     contact,
     error::{Error, IdentityError, Result, goes_on},
+    group,
     mailbox::{Queue, add_addresses},
     options::Options,
     server::Api,
@@ -110,7 +111,7 @@ pub(crate) fn device_named<'a>(devices: &'a [Device], name: &str) -> Result<&'a 
 
 /// Finishes what was begun in the user's identity, and asks the AS for users whose devices told of newer states than it
 /// showed. Once a day it follows the own identity, takes the user's present name, and removes devices that
-/// were silent for long.
+/// were silent for long; and it forgets users, and what was in groups, that this one has nothing to do with any more.
 pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Result<()> {
     let account = store.read(Account::load)?;
     goes_on(eid::settle(api, store, &account).await)?;
@@ -146,6 +147,7 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
     }
     store.write(|tx| {
         known::forget_strangers(tx)?;
+        group::forget_ended(tx)?;
         looked_after(tx)
     })
 }

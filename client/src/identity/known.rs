@@ -12,7 +12,7 @@ use super::public_eid::PublicEid;
 use crate::{
     account::Account,
     error::{Error, IdentityError, Result},
-    profile,
+    group, profile,
     store::{Tx, decode, encode, fixed, integer},
 };
 
@@ -131,6 +131,13 @@ pub(crate) fn is_device(tx: &Tx<'_>, name: &UserName, client_key: &PublicKey) ->
         }
     }
     Ok(false)
+}
+
+/// Whether a client that was removed from a user is the user's again, as the last lookup showed it. The user may have another
+/// name by now.
+pub(crate) fn is_again(tx: &Tx<'_>, name: &UserName, client_key: &PublicKey) -> Result<bool> {
+    let Some(user) = confirmed(tx, client_key)? else { return Ok(false) };
+    Ok(user == *name || called(tx, name)?.contains(&user))
 }
 
 /// The users that have a name, or had it when a leaf of theirs was made, each by its present name. Their identities are accepted.
@@ -376,6 +383,7 @@ pub(crate) fn rename(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> 
         let sql = "UPDATE eids SET former = ?2 WHERE user = ?1 AND pending = 0";
         tx.sql().execute(sql, params![to.to_string(), encode(&former)])?;
     }
+    group::user_was_renamed(tx, from, to)?;
     profile::rename(tx, from, to)
 }
 

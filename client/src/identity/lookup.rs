@@ -297,7 +297,7 @@ fn tell_of_devices(tx: &Tx<'_>, name: &UserName, before: &Kept, shown: &Shown) -
     }
     for device in before.iter().filter(|device| !after.contains(device)) {
         Event::DeviceRemoved { user: name.clone(), device: *device }.record(tx)?;
-        group::was_removed(tx, device)?;
+        group::was_removed(tx, name, device)?;
     }
     Ok(())
 }

@@ -35,8 +35,8 @@ pub(crate) use self::{
     handover::{Pin, pins, take_over_pins},
     issuer::{accept_root, authentication_keys, forget_as, is_heard, is_revoked, vouches, was_seen},
     known::{
-        accept_reset, compare, confirmed, has_device, is_device, known, own_state, pending_reset, rename,
-        set_verified,
+        accept_reset, compare, confirmed, has_device, is_again, is_device, known, own_state, pending_reset,
+        rename, set_verified,
     },
     lookup::look_up,
     own_devices::own_devices,

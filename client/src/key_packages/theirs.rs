@@ -15,7 +15,7 @@ use crate::{
     contact::Friend,
     error::{Error, Result},
     identity::IdentityLink,
-    mls,
+    invitations, mls,
     store::{Tx, decode, encode, fixed},
 };
 
@@ -74,6 +74,12 @@ pub(crate) fn keep_key_package(tx: &Tx<'_>, package: &FriendsKeyPackage) -> Resu
 
 /// The leaf key of a usable KeyPackage of a client, if one is at hand.
 pub(crate) fn key_package_of(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<PublicKey>> {
+    Ok(key_packages_of(tx, client_key)?.into_iter().next().map(|(leaf_key, _)| leaf_key))
+}
+
+/// The usable KeyPackages of a client that are at hand, with their leaf keys, in the order in which they came. Forgets those that
+/// are not usable any more, and where no other is left has another one fetched for groups that wait.
+pub(crate) fn key_packages_of(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Vec<(PublicKey, KeyPackage)>> {
     let mut statement = tx.sql().prepare_cached(
         "SELECT leaf_key, key_package FROM key_packages
          WHERE client_key = ?1 AND reserved_for IS NULL ORDER BY rowid",
@@ -81,22 +87,32 @@ pub(crate) fn key_package_of(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Opti
     let rows = statement
         .query_map([client_key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<Vec<(Vec<u8>, Vec<u8>)>, _>>()?;
+    let number = rows.len();
+    let mut usable = Vec::new();
     for (leaf_key, key_package) in rows {
-        if parse_good(tx, &key_package).is_some() {
-            return Ok(Some(fixed(&leaf_key, "a key")?));
+        if let Some(key_package) = parse_good(tx, &key_package) {
+            usable.push((fixed(&leaf_key, "a key")?, key_package));
+        } else {
+            // It expired, or would have when the last member reads of it.
+            tx.sql().execute("DELETE FROM key_packages WHERE leaf_key = ?1", [leaf_key])?;
         }
-        // It expired, or would have when the last member reads of it.
-        tx.sql().execute("DELETE FROM key_packages WHERE leaf_key = ?1", [leaf_key])?;
     }
-    Ok(None)
+    if usable.is_empty()
+        && number > 0
+        && let Some(user) = invitations::waits_for_client(tx, client_key)?
+    {
+        invitations::want_key_packages(tx, &user)?;
+    }
+    Ok(usable)
 }
 
-/// A KeyPackage that can be used: it is good for long enough, and not for longer than the DS allows.
+/// A KeyPackage that can be used: groups take it, and it is good for long enough, and not for longer than the DS allows.
 fn parse_good(tx: &Tx<'_>, bytes: &[u8]) -> Option<KeyPackage> {
     let key_package = mls::parse_key_package(bytes, tx.crypto())?;
     let lifetime = key_package.life_time();
-    let is_good =
-        lifetime.has_acceptable_range() && lifetime.not_after() >= tx.now().saturating_add(GOOD_FOR);
+    let is_good = mls::is_for_groups(&key_package, tx.crypto())
+        && lifetime.has_acceptable_range()
+        && lifetime.not_after() >= tx.now().saturating_add(GOOD_FOR);
     is_good.then_some(key_package)
 }
 
@@ -118,16 +134,6 @@ pub(crate) fn reserve_key_package(tx: &Tx<'_>, group: &GroupId, leaf_key: &Publi
 pub(crate) fn is_reserved(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM key_packages WHERE leaf_key = ?1 AND reserved_for = ?2)";
     Ok(tx.sql().query_row(sql, params![leaf_key.as_bytes(), group.to_mls()], |row| row.get(0))?)
-}
-
-/// A KeyPackage at hand. `None` if it cannot be read.
-pub(crate) fn at_hand(tx: &Tx<'_>, leaf_key: &PublicKey) -> Result<Option<KeyPackage>> {
-    let bytes: Vec<u8> = tx.sql().query_row(
-        "SELECT key_package FROM key_packages WHERE leaf_key = ?1",
-        [leaf_key.as_bytes()],
-        |row| row.get(0),
-    )?;
-    Ok(mls::parse_key_package(&bytes, tx.crypto()))
 }
 
 /// The link that came with a KeyPackage at hand.

@@ -1,6 +1,7 @@
 //! Clients without a server: what one sends is handed to the others by the test.
 
 mod devices;
+mod invited;
 mod messages;
 mod names;
 mod outcasts;
@@ -18,6 +19,7 @@ use postern_protocol::{
     key::SigningKey,
     mls::{DeliveryAddress, Pseudonym, UserKey},
     name::UserName,
+    qs::StockedKeyPackage,
 };
 use tls_codec::Serialize as _;
 
@@ -286,21 +288,38 @@ impl Person {
 
     /// The same, with this pseudonym.
     fn offer_as(&self, pseudonym: Pseudonym, inviter: &Person) -> PublicKey {
+        self.offer_changed(pseudonym, inviter, |_, key_package| key_package)
+    }
+
+    /// The same, changed by who has the key of its leaf.
+    fn offer_changed(
+        &self,
+        pseudonym: Pseudonym,
+        inviter: &Person,
+        change: impl FnOnce(&SigningKey, MlsMessage) -> MlsMessage,
+    ) -> PublicKey {
         let account = self.account();
         let friend = FriendshipSecrets::generate().unwrap().friend.clone();
-        let make = |tx: &Tx<'_>| make_key_package(tx, &account, &friend, &delivery(), pseudonym, false);
-        let own = self.store.write(make).unwrap();
+        let (package, leaf_key) = self
+            .store
+            .write(|tx| {
+                let own = make_key_package(tx, &account, &friend, &delivery(), pseudonym, false)?;
+                let key = leaf::key(tx, &own.leaf_key)?.expect("it was kept");
+                let key_package = change(&key, own.package.key_package);
+                let attachment = own.package.attachment;
+                Ok((StockedKeyPackage { key_package, attachment }, own.leaf_key))
+            })
+            .unwrap();
         let client_key = account.client_key().public_key();
         inviter
             .store
             .write(|tx| {
-                let opened = open_key_package(tx, &friend, &own.package).expect("it is for us");
+                let opened = open_key_package(tx, &friend, &package).expect("it is for us");
                 assert_eq!((&opened.client.user, opened.client.client_key), (&self.user, client_key));
-                keep_key_package(tx, &opened)?;
-                key_package_of(tx, &client_key)
+                keep_key_package(tx, &opened)
             })
-            .unwrap()
-            .unwrap()
+            .unwrap();
+        leaf_key
     }
 
     /// Adds the others; the commit, for members that follow.

@@ -8,7 +8,7 @@ use super::{
     *,
 };
 use crate::{
-    group::{Kind, places},
+    group::{Kind, places, strayed},
     identity,
 };
 
@@ -38,7 +38,7 @@ fn hears_of_removal(person: &Person, device: &Person) {
         .store
         .write(|tx| {
             tx.sql().execute("DELETE FROM identities WHERE client_key = ?1", [client_key.as_bytes()])?;
-            crate::group::was_removed(tx, &client_key)
+            crate::group::was_removed(tx, &device.user, &client_key)
         })
         .unwrap();
 }
@@ -60,7 +60,8 @@ fn to_cast_out_without(admin: &Person, id: &GroupId, unanswered: &[&UserName]) -
 }
 
 fn look(admin: &Person, id: &GroupId) {
-    admin.store.write(|tx| crate::group::look_for_outcasts_again(tx, id)).unwrap();
+    let looked_for = admin.store.read(|tx| crate::group::removed_devices(tx, id)).unwrap();
+    admin.store.write(|tx| crate::group::look_for_outcasts_again(tx, id, &looked_for)).unwrap();
 }
 
 /// The users whom an admin's client asks the AS about before it puts anybody out.
@@ -282,6 +283,43 @@ fn a_removed_device_that_is_its_users_again_stays() {
 }
 
 #[test]
+fn a_removed_device_of_which_a_client_hears_while_it_looks_for_others_is_looked_for_next() {
+    let Apart { alice, tablet, id, .. } = Apart::new();
+    hears_of_removal(&alice, &tablet);
+    alice.store.write(|tx| crate::group::look_for_outcasts_again(tx, &id, &[])).unwrap();
+    let due = || alice.store.read(crate::group::with_outcasts).unwrap();
+    assert_eq!(due(), std::slice::from_ref(&id));
+    look(&alice, &id);
+    assert_eq!(due(), []);
+}
+
+#[test]
+fn a_removed_device_that_is_registered_under_another_name_goes_nevertheless() {
+    let Apart { issuer, alice, bob, tablet, id, .. } = Apart::new();
+    hears_of_removal(&alice, &tablet);
+    let is_shown_as = |user: &UserName| {
+        let client_key = tablet.account().client_key().public_key();
+        let sql = "INSERT OR REPLACE INTO identities (client_key, user) VALUES (?1, ?2)";
+        let shows = |tx: &Tx<'_>| -> Result<usize> {
+            Ok(tx.sql().execute(sql, rusqlite::params![client_key.as_bytes(), user.to_string()])?)
+        };
+        alice.store.write(shows).unwrap();
+    };
+    let thief = person("thief", &issuer);
+    is_shown_as(&thief.user);
+    look(&alice, &id);
+    assert_eq!(to_cast_out(&alice, &id), [tablet.leaf(&id)]);
+    // Bob took another name, and has the tablet again.
+    let name: UserName = "rob@example.org".parse().unwrap();
+    alice.store.write(|tx| identity::rename(tx, &bob.user, &name)).unwrap();
+    assert_eq!(to_cast_out(&alice, &id), [tablet.leaf(&id)]);
+    is_shown_as(&name);
+    assert_eq!(to_cast_out(&alice, &id), []);
+    look(&alice, &id);
+    assert_eq!(count(&alice, "outcasts"), 0);
+}
+
+#[test]
 fn whoever_may_be_another_device_of_the_user_has_a_day_to_say_so() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], tablet, id) = with_removed_second_device(&issuer);
@@ -375,6 +413,56 @@ fn who_came_in_by_a_removed_device_is_asked_about_once_its_card_is_read() {
     a_day_passes(&alice);
     assert_eq!(to_cast_out(&alice, &id), []);
     assert_eq!(to_ask_about(&alice, &id), []);
+}
+
+#[test]
+fn a_device_that_cannot_follow_removes_nobody_before_it_is_back() {
+    let Apart { alice, tablet, id, .. } = Apart::new();
+    hears_of_removal(&alice, &tablet);
+    let due = || alice.store.read(crate::group::with_outcasts).unwrap();
+    assert_eq!(due(), std::slice::from_ref(&id));
+    alice.store.write(|tx| strayed::leave_to_person(tx, &id)).unwrap();
+    assert_eq!(due(), []);
+    alice.store.write(|tx| strayed::back(tx, &id)).unwrap();
+    assert_eq!(due(), [id]);
+}
+
+#[test]
+fn who_could_not_put_a_removed_device_out_tries_again_later_and_doubts_its_place_meanwhile() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], tablet, id) = with_removed_second_device(&issuer);
+    let removal = tablet.stage(&id, &Change::Remove(vec![bob.leaf(&id)]));
+    tablet.confirm(&id);
+    let phone = device_of(&bob, &issuer);
+    let entry = bring_in(&phone, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &mallory] {
+        other.receive(&removal.message).unwrap();
+        other.receive(&entry).unwrap();
+    }
+    let set_due = "UPDATE outcasts SET due = 0";
+    let fails = |error: &Error, pause: u64| {
+        alice.store.write(|tx| Ok(tx.sql().execute(set_due, [])?)).unwrap();
+        let before = alice.store.now();
+        alice.store.write(|tx| crate::group::casting_out_failed(tx, &id, error)).unwrap();
+        let after = alice.store.now();
+        assert_eq!(alice.store.read(crate::group::with_outcasts).unwrap(), []);
+        let due = "SELECT due FROM outcasts";
+        let due: u64 = alice.store.read(|tx| Ok(tx.sql().query_row(due, [], |row| row.get(0))?)).unwrap();
+        assert!((before + pause..=after + pause).contains(&due), "{error}: {due}");
+    };
+    let behind = Error::Behind;
+    fails(&behind, 300);
+    assert_eq!(count(&alice, "doubted_places"), 1);
+    fails(&Error::Contended(5), 300);
+    for pause in [1200, 3600, 3600] {
+        fails(&behind, pause);
+    }
+    fails(&Error::Contended(5), 300);
+    a_day_passes(&alice);
+    assert_eq!(to_cast_out(&alice, &id), leaves_of(&[&tablet, &phone], &id), "their time went on");
+    // A look that could be made makes up for all that failed.
+    look(&alice, &id);
+    fails(&behind, 300);
 }
 
 /// The credential of Bob's phone ended while it was off: lookups show it in his identity, and not as his device.
@@ -541,15 +629,12 @@ fn of_a_group_that_ended_whoever_said_who_it_is_is_remembered_for_a_quarter_of_a
     mallory.receive(&removal.message).unwrap();
     hears_of_removal(&mallory, &bob);
     let kept = || ["former_leaves", "outcasts"].map(|table| count(&mallory, table));
-    let another_ends = || {
-        let other = mallory.create();
-        mallory.store.write(|tx| GroupState::load(tx, &other)?.end(tx)).unwrap();
-    };
-    another_ends();
+    let a_day_ends = || mallory.store.write(crate::group::forget_ended).unwrap();
+    a_day_ends();
     assert_eq!(kept(), [2, 1], "Alice and Bob, and not the stranger");
     let sql = "UPDATE groups SET committed = committed - 92 * 24 * 60 * 60";
     mallory.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
-    another_ends();
+    a_day_ends();
     assert_eq!(kept(), [0, 0]);
 }
 

@@ -130,7 +130,7 @@ fn apply_own(tx: &Tx<'_>, group: &mut MlsGroup) -> Result<()> {
     for device in &removed {
         known::forget_client(tx, device)?;
         group::remove_own_device(tx, device)?;
-        group::was_removed(tx, device)?;
+        group::was_removed(tx, &Account::load(tx)?.user, device)?;
     }
     if !removed.is_empty() {
         contact::rotate_after_removal(tx)?;

@@ -163,8 +163,10 @@ CREATE TABLE evictions (
 CREATE TABLE outcasts (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
+    user TEXT NOT NULL,                 -- name@domain: whose it was, by the name that this device knows now
     due INTEGER NOT NULL,               -- seconds since 1970: when to remove them, or to look whether somebody did; in a group
                                         -- that this device is out of, not before it comes in again
+    failures INTEGER NOT NULL DEFAULT 0, -- attempts since the last look that failed; each makes the next wait longer
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 
