@@ -112,7 +112,7 @@ mod tests {
             store.write(|tx| Ok(tx.sql().execute("DELETE FROM entries", [])?)).unwrap();
             let sql = "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, x'00', 3, 0)";
             store.write(|tx| Ok(tx.sql().execute(sql, [id.to_mls()])?)).unwrap();
-            assert_eq!(store.read(group::entries_due).unwrap(), [id.clone()]);
+            assert_eq!(store.read(group::entries_due).unwrap(), std::slice::from_ref(&id));
             // The second time nothing is noted again of the same attempt.
             for _ in 0..2 {
                 store.write(|tx| note(tx, &id, &error)).unwrap();

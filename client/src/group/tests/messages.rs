@@ -397,7 +397,7 @@ fn a_welcome_with_a_tree_of_its_own_makes_up_no_group_and_keeps_nobody_out_of_th
         .write(|tx| {
             let mut group = GroupState::load(tx, &id)?;
             let signer = LeafSigner(&group.leaf);
-            let added = crate::key_packages::at_hand(tx, &leaf_key)?.unwrap();
+            let added = crate::key_packages::reserve_key_package(tx, &id, &leaf_key)?;
             let builder = group.mls.commit_builder().propose_adds([added]);
             let staged = builder.load_psks(tx.storage()).unwrap().use_ratchet_tree_extension(true);
             let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
