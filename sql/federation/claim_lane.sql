@@ -100,15 +100,11 @@ BEGIN
                     WHERE o.domain = claim_lane.domain AND o.lane <> claim_lane.lane AND o.due < leased_until
                       FOR UPDATE SKIP LOCKED);
         END IF;
-        -- The first claim after a renewal has all of them: by the last one that its homeserver took it knows the others.
         is_alone := here.refusals > 0 OR here.breaks > 0
             OR claim_lane.standing IN ('failing', 'stranger')
                AND here.apart_to >= (SELECT min(q.number)
                                        FROM federation.outbox q
-                                      WHERE q.domain = claim_lane.domain AND q.lane = claim_lane.lane)
-               AND NOT EXISTS (SELECT FROM federation.outgoing_lanes l
-                                WHERE l.domain = claim_lane.domain AND l.lane = claim_lane.lane
-                                  AND l.renewed IS NOT NULL AND l.settled_id IS NULL);
+                                      WHERE q.domain = claim_lane.domain AND q.lane = claim_lane.lane);
         SELECT l.instance, b.first, b.first - l.instance_start, l.settled_id, b.ids, b.sealed, b.is_retried
           INTO instance, first_one, first, before, ids, sealed, is_retried
           FROM federation.outgoing_lanes l,
