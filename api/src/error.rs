@@ -41,7 +41,7 @@ pub enum Side {
     Relay,
     /// The other homeserver is not found, is not the one that it was, or does not answer.
     Pipe,
-    /// The other homeserver does not take what comes by this relay.
+    /// The other homeserver does not take what comes by this relay, or has a fault.
     Gateway,
 }
 
@@ -50,7 +50,7 @@ impl std::fmt::Display for Side {
         f.write_str(match self {
             Self::Relay => "the own homeserver does not hand the request on",
             Self::Pipe => "the other domain's homeserver is out of reach",
-            Self::Gateway => "the other domain's homeserver does not take the request from this one",
+            Self::Gateway => "the other domain's homeserver refuses the request, or has a fault",
         })
     }
 }
@@ -89,6 +89,13 @@ impl Error {
             // The network was slow.
             || matches!(self.problem(), Some(ProblemType::BodyTooSlow))
             || matches!(self.problem(), Some(ProblemType::Fault | ProblemType::Unavailable))
+    }
+
+    /// Whether the request is sent again at once: a failure is passing, or is another domain's homeserver's own, which it told
+    /// of itself and which may be over as soon. A relay's problem of that kind is never on that side.
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.is_passing()
+            || matches!(self, Self::Relay { side: Side::Gateway, problem } if problem.kind == ProblemType::Fault)
     }
 }
 

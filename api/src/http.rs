@@ -68,7 +68,7 @@ impl Http {
     }
 
     /// Sends, and sends again after a passing fault, with the same token: four times at most,
-    /// within two seconds of pauses.
+    /// within two seconds of pauses. The fault may be another domain's homeserver's, where the way leads there.
     ///
     /// # Errors
     /// [`Error::Refused`] with what the server says, [`Error::Unreachable`] and
@@ -76,9 +76,10 @@ impl Http {
     pub async fn send(&self, request: &Request) -> Result<Response> {
         (|| self.send_once(request))
             .retry(PAUSES)
-            .when(Error::is_passing)
+            .when(Error::is_repeated)
             .notify(|error, _| tracing::debug!(%error, "trying again"))
             .await
+            .map_err(|error| self.transport.given_up(error))
     }
 
     /// Sends once, and takes no refusal.

@@ -44,6 +44,12 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     fn apart(&self) -> Result<Option<Arc<dyn Transport>>> {
         Ok(None)
     }
+
+    /// The error of a request that is not sent again any more. A way to another domain's homeserver learns by it that the
+    /// failure was no short one.
+    fn given_up(&self, error: Error) -> Error {
+        error
+    }
 }
 
 /// Straight to the server, over TLS where its URL says so.

@@ -14,6 +14,9 @@ use postern_protocol::{
 
 use crate::group::Differences;
 
+/// Seconds before that is tried again for which there was no token, or which the relay did not hand on.
+pub(crate) const UNPAID_RETRY: u64 = 5 * 60;
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
@@ -299,20 +302,38 @@ impl Error {
     /// Whether the homeserver of another domain is away, or does not answer as it should.
     pub(crate) fn another_is_away(&self) -> bool {
         use ProblemType::{
-            GatewayKeyUnknown, HomeserverRefused, HomeserverUnknown, HomeserverUnreachable, Unavailable,
+            Fault, GatewayKeyUnknown, HomeserverRefused, HomeserverUnknown, HomeserverUnreachable,
+            Unavailable,
         };
         let Self::Server(postern_api::Error::Relay { problem, .. }) = self else { return false };
         matches!(
             problem.kind,
-            GatewayKeyUnknown | HomeserverRefused | HomeserverUnknown | HomeserverUnreachable | Unavailable
+            Fault
+                | GatewayKeyUnknown
+                | HomeserverRefused
+                | HomeserverUnknown
+                | HomeserverUnreachable
+                | Unavailable
         )
     }
 
-    /// Whether somebody was asked and nothing came of it, though nobody is away: an answer that cannot be used, or no token to pay
-    /// with. To ask again at once would cost as much, and as likely lead to nothing.
+    /// Whether somebody was asked and nothing came of it, though nothing passes: an answer that cannot be used. To ask again at
+    /// once would cost as much, and as likely lead to nothing.
     pub(crate) fn leads_nowhere(&self) -> bool {
         let is_ours = matches!(self, Self::Database(_) | Self::Damaged(_) | Self::Contended(_));
-        !is_ours && !self.server_is_away() && !self.another_is_away()
+        !is_ours && !self.is_passing() && !self.is_unpaid()
+    }
+
+    /// Whether nobody was asked: there is no token to pay with, or the relay does not hand the request on. That is no fault of
+    /// whoever was to be asked, and [`UNPAID_RETRY`] is long enough to wait. A domain that the operator blocked stays so.
+    pub(crate) fn is_unpaid(&self) -> bool {
+        match self {
+            Self::NoToken(_) => true,
+            Self::Server(postern_api::Error::Relay { side: postern_api::Side::Relay, problem }) => {
+                problem.kind != ProblemType::HomeserverBlocked
+            }
+            error => error.problem() == Some(ProblemType::AllowanceUsedUp),
+        }
     }
 
     /// Whether trying the same again changes nothing: the network is there, tokens are at hand, and this device's state
@@ -476,6 +497,28 @@ mod tests {
         ProblemType::Fault,
         ProblemType::Unavailable,
     ];
+
+    #[test]
+    fn what_passes_or_was_not_paid_for_does_not_lead_nowhere() {
+        use ProblemType::{AllowanceUsedUp, HomeserverBlocked, NotAllowed, TokenSpent, UnknownTokenKey};
+        let of = |kind: ProblemType| Error::from(Problem::new(kind));
+        let relay = |kind: ProblemType| {
+            let side = postern_api::Side::Relay;
+            Error::from(postern_api::Error::Relay { side, problem: kind.into() })
+        };
+        for (error, is_unpaid, leads_nowhere) in [
+            (of(TokenSpent), false, false),
+            (Error::Behind, false, false),
+            (Error::NoTokenKey, false, false),
+            (of(AllowanceUsedUp), true, false),
+            (Error::NoToken(UnknownTokenKey.into()), true, false),
+            (relay(NotAllowed), true, false),
+            (relay(HomeserverBlocked), false, true),
+            (Error::unexpected("nonsense"), false, true),
+        ] {
+            assert_eq!((error.is_unpaid(), error.leads_nowhere()), (is_unpaid, leads_nowhere), "{error}");
+        }
+    }
 
     #[test]
     fn every_problem_is_either_a_refusal_or_leaves_the_outcome_open() {

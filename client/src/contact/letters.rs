@@ -201,6 +201,13 @@ pub(super) fn put_off(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     Ok(())
 }
 
+/// Has the letters of a user wait for so many seconds, whatever their age: nobody was asked.
+pub(super) fn postpone(tx: &Tx<'_>, user: &UserName, pause: u64) -> Result<()> {
+    let sql = "UPDATE letters SET due = ?2 + ?3 WHERE user = ?1 AND due <= ?2";
+    tx.sql().execute(sql, params![user.to_string(), integer(tx.now()), integer(pause)])?;
+    Ok(())
+}
+
 /// Forgets letters that became too old while they waited, before their AS is asked again.
 pub(super) fn forget_old(tx: &Tx<'_>) -> Result<()> {
     let oldest = integer(tx.now().saturating_sub(numbers::MAX_AGE));
@@ -293,6 +300,12 @@ mod tests {
         }
         store.write(|tx| read_again(tx, &eve)).unwrap();
         assert_eq!(store.read(senders).unwrap().len(), 1, "a person asks for it");
+        // However old it is.
+        let before = store.now();
+        store.write(|tx| postpone(tx, &eve, 300)).unwrap();
+        let due = "SELECT due FROM letters";
+        let due: u64 = store.read(|tx| Ok(tx.sql().query_row(due, [], |row| row.get(0))?)).unwrap();
+        assert!((before + 300..=store.now() + 300).contains(&due), "{}", due - before);
     }
 
     #[test]

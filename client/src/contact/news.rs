@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     account::Account,
-    error::{Error, Result, goes_on},
+    error::{Error, Result, UNPAID_RETRY, goes_on},
     identity::{self, VerifiedClient, VerifiedUser},
     profile,
     server::Api,
@@ -116,7 +116,9 @@ async fn write_to(store: &Store, api: &Api, user: &UserName) -> Result<()> {
             Err(error)
         }
         Err(error) => {
-            if error.leads_nowhere() {
+            if error.is_unpaid() {
+                store.write(|tx| put_off(tx, user, UNPAID_RETRY))?;
+            } else if error.leads_nowhere() {
                 store.write(|tx| put_off(tx, user, UNANSWERED_RETRY))?;
             }
             Err(error)

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     elsewhere,
-    error::{Error, Rejection, Result, goes_on},
+    error::{Error, Rejection, Result, UNPAID_RETRY, goes_on},
     event::Event,
     identity,
     options::Options,
@@ -99,7 +99,9 @@ async fn ask_about(store: &Store, api: &Api, user: &UserName) -> Result<Sender> 
         }
         // The letter waits until the AS was heard.
         Err(error) => {
-            if error.leads_nowhere() {
+            if error.is_unpaid() {
+                store.write(|tx| letters::postpone(tx, user, UNPAID_RETRY))?;
+            } else if error.leads_nowhere() {
                 store.write(|tx| letters::put_off(tx, user))?;
             }
             Err(error)

@@ -39,6 +39,9 @@ struct Failure {
 
 /// The longest time for which a homeserver is left alone.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest time for which a homeserver is left alone of which an answer made no sense: it may be one endpoint that does so,
+/// and who asked for it pauses for longer.
+const LONGEST_MISREAD_PAUSE: Duration = Duration::from_secs(5);
 /// Time after which it counts for nothing that an answer made no sense.
 const MISREAD_FOR: Duration = Duration::from_secs(60 * 60);
 /// Time by which the own homeserver is given longer to answer than the other one.
@@ -52,7 +55,8 @@ fn silent() -> postern_api::Error {
 
 /// An answer of another domain's homeserver, unless that one is away or has a fault, as it says itself, or answers with what
 /// the protocol does not know: this is a failure on the way there, and nothing that it says passes for one of the own
-/// homeserver, which would end all else that there is to do.
+/// homeserver, which would end all else that there is to do. What may be over at any moment becomes a `fault` of that side,
+/// which [`Http::send`] sends again after.
 fn answered(answer: http::Response<Vec<u8>>) -> postern_api::Result<http::Response<Vec<u8>>> {
     if answer.status().is_success() {
         return Ok(answer);
@@ -61,8 +65,10 @@ fn answered(answer: http::Response<Vec<u8>>) -> postern_api::Result<http::Respon
         Err(error) if error.is_passing() || error.problem().is_none() => error,
         _ => return Ok(answer),
     };
-    let detail = error.problem().map_or_else(|| error.to_string(), |kind| kind.slug().to_owned());
-    let problem = Problem::with_detail(ProblemType::HomeserverRefused, detail);
+    let problem = match error.problem() {
+        Some(kind) => Problem::with_detail(ProblemType::Fault, kind.slug()),
+        None => Problem::with_detail(ProblemType::HomeserverRefused, error),
+    };
     Err(postern_api::Error::Relay { side: Side::Gateway, problem })
 }
 
@@ -87,6 +93,8 @@ impl Reach {
         match error {
             // The own homeserver says so, and will say something else at any moment.
             Some(postern_api::Error::Relay { side: Side::Relay, .. }) => {}
+            // It may be over at the next attempt: the last one counts.
+            Some(postern_api::Error::Relay { problem, .. }) if problem.kind == ProblemType::Fault => {}
             Some(postern_api::Error::Relay { side, problem }) => {
                 // One that has too much to do, perhaps because somebody else sees to that, may have less at any moment.
                 if problem.kind != ProblemType::Unavailable || failures.number == 0 {
@@ -113,7 +121,7 @@ impl Reach {
             ProblemType::HomeserverRefused,
             "its answers are not what the protocol says",
         );
-        let until = Instant::now() + pause(failures.misread);
+        let until = Instant::now() + pause(failures.misread).min(LONGEST_MISREAD_PAUSE);
         failures.last = Some(Failure { side: Side::Gateway, problem, until });
     }
 }
@@ -160,6 +168,21 @@ impl Transport for Watched {
     fn apart(&self) -> postern_api::Result<Option<Arc<dyn Transport>>> {
         let Some(way) = self.way.apart()? else { return Ok(None) };
         Ok(Some(Arc::new(Self { way, reach: self.reach.clone(), own: self.own.clone() })))
+    }
+
+    /// A fault of the other homeserver that did not pass is noted: it has too much to do, or is away.
+    fn given_up(&self, error: postern_api::Error) -> postern_api::Error {
+        match error {
+            postern_api::Error::Relay { side: Side::Gateway, problem }
+                if problem.kind == ProblemType::Fault =>
+            {
+                let problem = Problem { detail: problem.detail, ..Problem::new(ProblemType::Unavailable) };
+                let error = postern_api::Error::Relay { side: Side::Gateway, problem };
+                self.reach.note(Some(&error));
+                error
+            }
+            error => error,
+        }
     }
 
     fn carry(&self, request: http::Request<Vec<u8>>, limits: Limits) -> Carried<'_> {
@@ -229,6 +252,24 @@ mod tests {
         }
     }
 
+    /// A way on which this problem is answered so many times, and then something else.
+    #[derive(Debug)]
+    struct Recovers(Mutex<u32>, ProblemType);
+
+    impl Transport for Recovers {
+        fn carry(&self, _: http::Request<Vec<u8>>, _: Limits) -> Carried<'_> {
+            let mut left = self.0.lock().unwrap();
+            let has_failed = *left > 0;
+            *left = left.saturating_sub(1);
+            let (status, body) = if has_failed {
+                (self.1.status(), Problem::new(self.1).to_json())
+            } else {
+                (http::StatusCode::OK, Vec::new())
+            };
+            Box::pin(async move { Ok(http::Response::builder().status(status).body(body)?) })
+        }
+    }
+
     /// A way to another homeserver that does not answer, by this way to the own one.
     fn watched(own: impl Transport) -> Watched {
         between(own, Silence)
@@ -270,12 +311,22 @@ mod tests {
     async fn nothing_that_another_homeserver_answers_passes_for_the_own_one_being_away() {
         let problem = |kind: &ProblemType| (kind.status().as_u16(), Problem::new(*kind).to_json());
         let plain = [302, 400, 404, 429, 500, 502, 503, 504].map(|status| (status, b"<html>".to_vec()));
+        // All at once: some are sent again after pauses.
+        let mut asked = tokio::task::JoinSet::new();
         for (status, body) in ProblemType::ALL.iter().map(problem).chain(plain) {
-            let said = format!("{status} {}", String::from_utf8_lossy(&body));
-            let way = between(Presence, Says(status, body));
-            let reach = way.reach.clone();
-            let http = Http::through("https://x.example", way).unwrap();
-            let error = http.send(&Request::get("/as/keys")).await.unwrap_err();
+            asked.spawn(async move {
+                let said = format!("{status} {}", String::from_utf8_lossy(&body));
+                let way = between(Presence, Says(status, body));
+                let reach = way.reach.clone();
+                let http = Http::through("https://x.example", way).unwrap();
+                let once = Error::from(http.send_once(&Request::get("/as/keys")).await.unwrap_err());
+                assert!(!once.server_is_away(), "{said}: {once}");
+                *reach.0.lock().unwrap() = Failures::default();
+                (said, reach, http.send(&Request::get("/as/keys")).await.unwrap_err())
+            });
+        }
+        while let Some(asked) = asked.join_next().await {
+            let (said, reach, error) = asked.unwrap();
             let kind = error.problem();
             let (is_problem, error) = (kind.is_some(), Error::from(error));
             assert!(!error.server_is_away(), "{said}: {error}");
@@ -285,6 +336,30 @@ mod tests {
             assert!(kind.is_none_or(|kind| !postern_api::Error::Refused(kind.into()).is_passing()), "{said}");
             assert!(goes_on::<()>(Err(error)).is_ok(), "{said}: the other errands go on");
         }
+    }
+
+    #[tokio::test]
+    async fn a_short_fault_of_another_homeserver_fails_nothing_and_is_not_noted() {
+        use ProblemType::{BodyTooSlow, Fault, SignatureUsed, Unavailable};
+        for kind in [Unavailable, Fault, SignatureUsed, BodyTooSlow] {
+            let way = between(Presence, Recovers(Mutex::new(1), kind));
+            let reach = way.reach.clone();
+            let http = Http::through("https://x.example", way).unwrap();
+            let answer = http.send(&Request::get("/as/keys")).await;
+            assert!(answer.is_ok_and(|answer| answer.status == 200), "{}", kind.slug());
+            assert!(reach.0.lock().unwrap().last.is_none(), "{}", kind.slug());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lasting_fault_of_another_homeserver_is_told_as_one() {
+        let http = Http::through("https://x.example", between(Presence, Says(502, Vec::new()))).unwrap();
+        let error = http.send(&Request::get("/as/keys")).await.unwrap_err();
+        let is_unavailable = matches!(
+            &error,
+            postern_api::Error::Relay { side: Side::Gateway, problem } if problem.kind == ProblemType::Unavailable
+        );
+        assert!(is_unavailable, "{error}");
     }
 
     #[test]
@@ -303,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_homeserver_whose_answers_make_no_sense_is_left_alone_for_longer_and_longer() {
+    fn a_homeserver_whose_answers_make_no_sense_is_left_alone_for_some_seconds() {
         let reach = Reach::default();
         let left_alone = || reach.0.lock().unwrap().last.as_ref().map(|last| last.until - Instant::now());
         for _ in 0..7 {
@@ -314,7 +389,8 @@ mod tests {
             assert!(left_alone().is_none());
         }
         reach.note_misread();
-        assert!(left_alone().expect("it is left alone") > Duration::from_secs(30));
+        let pause = left_alone().expect("it is left alone");
+        assert!(pause > Duration::from_secs(1) && pause <= LONGEST_MISREAD_PAUSE, "{pause:?}");
     }
 
     #[tokio::test]
@@ -333,7 +409,7 @@ mod tests {
         let error = read().await.unwrap_err();
         assert!(!error.is_passing(), "it came: {error}");
         assert_eq!(other.wallet.reach().0.lock().unwrap().misread, 1);
-        // For a minute; after the first one it would be for a second.
+        // For some seconds; after the first one it would be for one.
         (0..6).for_each(|_| other.wallet.reach().note_misread());
         let error = read().await.unwrap_err();
         assert!(error.another_is_away(), "it is not asked again at once: {error}");

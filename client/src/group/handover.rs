@@ -292,6 +292,13 @@ pub(crate) fn put_off_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     Ok(())
 }
 
+/// The next attempt comes in so many seconds: this was none.
+pub(crate) fn postpone_entry(tx: &Tx<'_>, id: &GroupId, pause: u64) -> Result<()> {
+    let due = integer(tx.now().saturating_add(pause));
+    tx.sql().execute("UPDATE entries SET due = ?2 WHERE group_id = ?1", params![id.to_mls(), due])?;
+    Ok(())
+}
+
 /// The groups that devices of this user have to be told of. A device that is in one has it already,
 /// until the user's key there becomes another.
 pub(crate) fn to_tell(tx: &Tx<'_>) -> Result<Vec<(PublicKey, GroupHandover)>> {

@@ -26,8 +26,10 @@ impl Session {
     /// # Errors
     /// [`Error::CannotFollow`].
     pub(super) async fn be_current(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+        // It was no refusal of what the caller wants.
+        let of_the_way_in = |error: Error| if error.is_final() { Error::CannotFollow } else { error };
         if self.store.read(|tx| group::is_entering(tx, id))? {
-            self.enter(step, id).await?;
+            self.enter(step, id).await.map_err(of_the_way_in)?;
         }
         let state = |tx: &Tx<'_>| {
             let is_to_go = GroupState::load(tx, id)?.is_to_go();
@@ -42,10 +44,7 @@ impl Session {
             (strayed::State::ByHand, ..) => false,
         };
         if tries {
-            self.come_back(step, id).await.map_err(|error| {
-                // It was no refusal of what the caller wants.
-                if error.is_final() { Error::CannotFollow } else { error }
-            })?;
+            self.come_back(step, id).await.map_err(of_the_way_in)?;
         }
         match self.store.read(|tx| strayed::state(tx, id))? {
             strayed::State::Follows | strayed::State::Doubtful | strayed::State::Behind => Ok(()),

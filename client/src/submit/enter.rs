@@ -5,7 +5,7 @@ use postern_protocol::{ds::GroupId, qs::QueueKind};
 use super::{ATTEMPTS, Fate};
 use crate::{
     elsewhere,
-    error::{Error, Result},
+    error::{Error, Result, UNPAID_RETRY},
     group::{self, GroupState, Kind, strayed},
     mailbox::{Queue, add_addresses},
     session::Session,
@@ -72,9 +72,13 @@ impl Session {
 }
 
 /// Takes note of an attempt to come into a group that failed: the next one comes later, unless it is others who came first, or
-/// somebody is away. A DS that shows what nobody can read, or no group at all, else has a device spend its tokens on it.
+/// somebody is away. A DS that shows what nobody can read, or no group at all, else has a device spend its tokens on it. One that
+/// nobody paid for is none: the next one comes no later for it.
 fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
     let is_noted = !group::entries_due(tx)?.contains(id);
+    if !is_noted && error.is_unpaid() {
+        return group::postpone_entry(tx, id, UNPAID_RETRY);
+    }
     if is_noted || !error.leads_nowhere() {
         return Ok(());
     }
@@ -102,12 +106,16 @@ mod tests {
         let refused: Error = Problem::new(ProblemType::NotFound).into();
         let away: Error = postern_api::Error::Relay { side: Side::Pipe, problem }.into();
         let malformed = Error::Mls { what: "a group", reason: "its tree is malformed".to_owned() };
-        for (error, waits) in [
-            (refused, true),
-            (Error::unexpected("no group"), true),
-            (malformed, true),
-            (Error::Contended(ATTEMPTS), false),
-            (away, false),
+        let unpaid: Error = Problem::new(ProblemType::AllowanceUsedUp).into();
+        let lost: Error = Problem::new(ProblemType::TokenSpent).into();
+        for (error, waits, counts) in [
+            (refused, true, true),
+            (Error::unexpected("no group"), true, true),
+            (malformed, true, true),
+            (unpaid, true, false),
+            (lost, false, false),
+            (Error::Contended(ATTEMPTS), false, false),
+            (away, false, false),
         ] {
             store.write(|tx| Ok(tx.sql().execute("DELETE FROM entries", [])?)).unwrap();
             let sql = "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, x'00', 3, 0)";
@@ -121,7 +129,7 @@ mod tests {
             let attempts = "SELECT attempts FROM entries";
             let attempts: u32 =
                 store.read(|tx| Ok(tx.sql().query_row(attempts, [], |row| row.get(0))?)).unwrap();
-            assert_eq!(attempts, 3 + u32::from(waits), "{error}");
+            assert_eq!(attempts, 3 + u32::from(counts), "{error}");
             // What was due before errands began was tried by them, and makes no poll any shorter.
             let next = store.read(|tx| group::next_entry(tx, 1)).unwrap();
             assert_eq!(next.is_some(), waits, "{error}");
