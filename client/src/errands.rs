@@ -374,7 +374,7 @@ impl Session {
                 outcome
             };
             self.store.write(|tx| {
-                group::was_asked(tx, &client_key, in_vain)?;
+                group::was_asked(tx, &client_key, &user, in_vain)?;
                 if is_shown { group::doubt(tx, &user, &client_key) } else { Ok(()) }
             })?;
         }

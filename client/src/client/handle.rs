@@ -83,7 +83,7 @@ impl Client {
 
     /// The group with this id (unpadded base64url), or else with this title or beginning of an id. A group with this title
     /// that this device left counts only when no other is meant. Others choose titles: one that is another group's id takes
-    /// nothing from it, and one that is the beginning of another group's id names neither.
+    /// nothing from it, and one that is the beginning of another group's id, and has 6 characters or more, names neither.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::AmbiguousGroup`].
@@ -251,6 +251,9 @@ impl Client {
     }
 }
 
+/// The length from which on the beginning of an id may be meant where a group's title is the same. Shorter titles are common.
+const BEGINNING: usize = 6;
+
 /// The group among these that a name means.
 fn meant_by<'a>(name: &str, groups: &'a [GroupSummary]) -> Result<&'a GroupId> {
     let find = |wanted: &dyn Fn(&GroupSummary) -> bool| -> Vec<&'a GroupSummary> {
@@ -259,7 +262,9 @@ fn meant_by<'a>(name: &str, groups: &'a [GroupSummary]) -> Result<&'a GroupId> {
     let is_called = |group: &GroupSummary| group.title == name;
     let begins = |group: &GroupSummary| !name.is_empty() && group.id.to_base64url().starts_with(name);
     let with_id = find(&|group| group.id.to_base64url() == name);
+    let titled = find(&|group| group.active && is_called(group));
     let named = find(&|group| group.active && is_called(group) || begins(group));
+    let named = if name.len() < BEGINNING && !titled.is_empty() { titled } else { named };
     let left = find(&is_called);
     match [with_id, named, left].into_iter().find(|found| !found.is_empty()).as_deref() {
         Some([group]) => Ok(&group.id),
@@ -290,6 +295,10 @@ mod tests {
         }
         assert_eq!(meant(&id, &groups(&id)).unwrap(), climbing.id, "a full id counts first");
         assert!(is_ambiguous(meant(beginning, &groups(beginning))));
+        assert!(is_ambiguous(meant(&id[..6], &groups(&id[..6]))));
+        let short = &id[..5];
+        assert_eq!(meant(short, &groups(short)).unwrap(), group(120, short, true).id, "a short title");
+        assert_eq!(meant(short, &groups("peaks")).unwrap(), climbing.id);
         assert!(is_ambiguous(meant("climbing", &groups("climbing"))));
         let left_id = left.id.to_base64url();
         assert_eq!(meant(&left_id, &groups(&left_id)).unwrap(), left.id);

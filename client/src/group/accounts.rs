@@ -9,6 +9,7 @@ use super::{members, message::Content, outbox, record, state::GroupState};
 use crate::{
     error::{Error, Result},
     event::Event,
+    identity,
     store::{Tx, integer},
 };
 
@@ -18,14 +19,21 @@ const LOOK_AGAIN: u64 = 60 * 60;
 const PATIENCE: u32 = 48;
 /// How often news of a user that the AS did not show make this device ask at once.
 pub(super) const EAGER: u32 = 3;
-/// How often an AS that is out of reach is asked before that ends.
+/// How often an AS that answers is asked about a client that it does not show, and one that never answered about a name that
+/// a device told, before that ends.
 pub(super) const MOST_LOOKS: u32 = 20;
-/// Seconds before an AS that was out of reach is asked again, the first time. Each further time waits twice as long.
+/// How often an AS that answered before is asked about a name that a device told while it is out of reach.
+const MOST_UNREACHED: u32 = 14 * 24;
+/// Seconds before an AS that was out of reach is asked again, the first time.
 const REACH_AGAIN: u64 = 1;
+/// Seconds before an AS that is out of reach is asked again, at most, if it ever answered.
+const LONGEST_OUTAGE_PAUSE: u64 = 60 * 60;
+/// Seconds before an AS is asked again, at most, that never answered: somebody may have made its domain up.
+const LONGEST_UNHEARD_PAUSE: u64 = 24 * 60 * 60;
 /// Seconds before an AS is asked again that did not show what a member said, the first time.
 const SHOW_AGAIN: u64 = 60 * 60;
-/// Seconds before an AS is asked again, at most.
-const LONGEST_PAUSE: u64 = 30 * 24 * 60 * 60;
+/// Seconds before an AS that answered is asked again, at most.
+pub(super) const LONGEST_PAUSE: u64 = 30 * 24 * 60 * 60;
 /// Seconds for which the AS has to know nobody of that name, before the end that a device told of is believed.
 const GONE_AFTER: u64 = 2 * 24 * 60 * 60;
 /// Seconds between two looks meanwhile.
@@ -57,14 +65,16 @@ pub(crate) enum InVain {
 }
 
 impl InVain {
-    /// Seconds before the next lookup, after so many that were in vain already. An AS that answered is asked again after
-    /// `show_again` the first time.
-    pub(super) fn pause(self, tried: u32, show_again: u64) -> u64 {
-        let first = match self {
-            Self::OutOfReach => REACH_AGAIN,
-            Self::NotShown => show_again,
+    /// Seconds before the next lookup, after so many that were in vain for this reason already. An AS that answered is asked
+    /// again after `show_again` the first time. One that is out of reach, but was heard before, will be back; a domain that
+    /// nobody ever heard of is asked a few times only before there is a day between two lookups.
+    pub(super) fn pause(self, before: u32, show_again: u64, is_heard: bool) -> u64 {
+        let (first, factor, longest) = match (self, is_heard) {
+            (Self::OutOfReach, true) => (REACH_AGAIN, 2u64, LONGEST_OUTAGE_PAUSE),
+            (Self::OutOfReach, false) => (REACH_AGAIN, 4, LONGEST_UNHEARD_PAUSE),
+            (Self::NotShown, _) => (show_again, 2, LONGEST_PAUSE),
         };
-        first.saturating_mul(2u64.saturating_pow(tried)).min(LONGEST_PAUSE)
+        first.saturating_mul(factor.saturating_pow(before)).min(longest)
     }
 }
 
@@ -90,7 +100,7 @@ pub(crate) fn tell_groups_of_end(tx: &Tx<'_>) -> Result<()> {
 pub(super) fn hint(tx: &Tx<'_>, user: &UserName, name: Option<&UserName>) -> Result<()> {
     tx.sql().execute(
         "INSERT INTO member_news (user, name, tried, due) VALUES (?1, ?2, 0, 0)
-         ON CONFLICT (user) DO UPDATE SET name = excluded.name, due = iif(tried < ?3, 0, due)",
+         ON CONFLICT (user) DO UPDATE SET name = excluded.name, due = iif(tried + unreached < ?3, 0, due)",
         params![user.to_string(), name.map(ToString::to_string), EAGER],
     )?;
     Ok(())
@@ -101,27 +111,43 @@ pub(super) fn hint(tx: &Tx<'_>, user: &UserName, name: Option<&UserName>) -> Res
 pub(super) fn look_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute(
         "INSERT INTO member_news (user, name, tried, due) VALUES (?1, ?1, 0, 0)
-         ON CONFLICT (user) DO UPDATE SET due = iif(tried < ?2, 0, due)",
+         ON CONFLICT (user) DO UPDATE SET due = iif(tried + unreached < ?2, 0, due)",
         params![user.to_string(), EAGER],
     )?;
     Ok(())
 }
 
-/// Notes that a lookup did not show what a hint says: the AS is asked again later, and in the end no more.
+/// Notes that a lookup did not show what a hint says: the AS is asked again later, and in the end no more. What could not be
+/// asked counts for itself: an outage ends no hint of an end, and of no user that is known.
 pub(crate) fn asked_in_vain(tx: &Tx<'_>, user: &UserName, in_vain: InVain) -> Result<()> {
-    let sql = "SELECT tried FROM member_news WHERE user = ?1";
-    let tried: Option<u32> = tx.sql().query_row(sql, [user.to_string()], |row| row.get(0)).optional()?;
-    let Some(tried) = tried else { return Ok(()) };
-    let most = match in_vain {
-        InVain::OutOfReach => MOST_LOOKS,
-        InVain::NotShown => EAGER,
+    let sql = "SELECT name, tried, unreached FROM member_news WHERE user = ?1";
+    let kept: Option<(Option<String>, u32, u32)> = tx
+        .sql()
+        .query_row(sql, [user.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((name, tried, unreached)) = kept else { return Ok(()) };
+    let name = name.as_deref().map(parse).transpose()?;
+    let is_heard = identity::is_heard(tx, name.as_ref().unwrap_or(user).domain())?;
+    let (before, most) = match in_vain {
+        InVain::NotShown => (tried, EAGER),
+        InVain::OutOfReach if name.as_ref().is_none_or(|name| name == user) => (unreached, u32::MAX),
+        InVain::OutOfReach if is_heard => (unreached, MOST_UNREACHED),
+        InVain::OutOfReach => (unreached, MOST_LOOKS),
     };
-    if tried >= most {
+    if before >= most {
         return forget_hint(tx, user);
     }
-    let due = integer(tx.now().saturating_add(in_vain.pause(tried, SHOW_AGAIN)));
-    let sql = "UPDATE member_news SET tried = tried + 1, due = ?2 WHERE user = ?1";
-    tx.sql().execute(sql, params![user.to_string(), due])?;
+    let pause = match in_vain {
+        InVain::OutOfReach if name.is_none() => LOOK_AGAIN,
+        _ => in_vain.pause(before, SHOW_AGAIN, is_heard),
+    };
+    let (tried, unreached) = match in_vain {
+        InVain::OutOfReach => (tried, unreached.saturating_add(1)),
+        InVain::NotShown => (tried.saturating_add(1), 0),
+    };
+    let due = integer(tx.now().saturating_add(pause));
+    let sql = "UPDATE member_news SET tried = ?2, unreached = ?3, due = ?4 WHERE user = ?1";
+    tx.sql().execute(sql, params![user.to_string(), tried, unreached, due])?;
     Ok(())
 }
 

@@ -6,8 +6,9 @@ use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, nam
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{
-    accounts::{EAGER, InVain, MOST_LOOKS},
+    accounts::{EAGER, InVain, LONGEST_PAUSE, MOST_LOOKS},
     message::RosterEntry,
+    record,
     state::GroupState,
 };
 use crate::{
@@ -20,6 +21,10 @@ use crate::{
 
 /// Seconds before the AS is asked again about a client that it did not show, the first time: it may show it soon.
 const SHOW_AGAIN: u64 = 60;
+/// Seconds before the AS is asked again, at most, about a client that itself told a key by which it may be found.
+const NEWS_AGAIN: u64 = 60 * 60;
+/// The same where the AS was asked about as often as it is at all.
+const LATE_NEWS_AGAIN: u64 = 24 * 60 * 60;
 
 /// The link of a leaf and its client.
 pub(super) fn link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<IdentityLink>> {
@@ -50,7 +55,7 @@ pub(super) fn told(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &Id
 
 /// Keeps the key to the profile of a member's user that the member with the leaf key `by` told, if the link that it told is of
 /// the client that the leaf is known to be. The AS is asked about that client at once, which it may show by now, but not as often
-/// as a member likes.
+/// as a member likes: later on within an hour or a day, if it is the member's own key and the AS was in reach.
 pub(super) fn told_profile_key(
     tx: &Tx<'_>,
     group: &GroupId,
@@ -68,12 +73,33 @@ pub(super) fn told_profile_key(
         return Ok(());
     }
     let is_vouched = identity::vouches(tx, &kept.credential, tx.now())?;
-    let teller = Teller { leaf_key: *by, is_vouched, is_itself };
+    let is_own_leaf = by == leaf_key;
+    let teller = Teller { leaf_key: *by, is_vouched, is_itself, is_own_leaf };
     if profile::keep_key(tx, &claim.user, shared, Source::Told(teller))? {
         tx.sql()
-            .prepare_cached("UPDATE links SET due = 0 WHERE client_key = ?1 AND tried < ?2")?
+            .prepare_cached("UPDATE links SET due = 0 WHERE client_key = ?1 AND tried + unreached < ?2")?
             .execute(params![claim.client_key.as_bytes(), EAGER])?;
+        if is_own_leaf {
+            news_of_itself(tx, &claim.client_key)?;
+        }
     }
+    Ok(())
+}
+
+/// Has the AS asked about a client that told news of itself, also if it was asked in vain for long.
+fn news_of_itself(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
+    let in_time = |pause: u64| integer(tx.now().saturating_add(pause));
+    tx.sql()
+        .prepare_cached(
+            "UPDATE links SET due = min(due, iif(tried < ?2, ?3, ?4)), tried = min(tried, ?2)
+              WHERE client_key = ?1 AND unreached = 0",
+        )?
+        .execute(params![
+            client_key.as_bytes(),
+            MOST_LOOKS - 1,
+            in_time(NEWS_AGAIN),
+            in_time(LATE_NEWS_AGAIN)
+        ])?;
     Ok(())
 }
 
@@ -279,21 +305,53 @@ pub(crate) fn unconfirmed(tx: &Tx<'_>) -> Result<Vec<(PublicKey, UserName)>> {
         .collect()
 }
 
-/// Notes that the AS was asked about a client that a member says to be. One that it did not show is asked about ever later,
-/// and in the end no more.
-pub(crate) fn was_asked(tx: &Tx<'_>, client_key: &PublicKey, in_vain: InVain) -> Result<()> {
-    let (tried, due) = if identity::confirmed(tx, client_key)?.is_some() {
-        (0, 0)
+/// Notes that the AS was asked about a client that a member says to be, of the user that it names. One that it did not show is
+/// asked about ever later, and in the end no more, unless the client tells news. An AS that is out of reach is asked again as
+/// long as the client is in a group, and otherwise once in a long while.
+pub(crate) fn was_asked(tx: &Tx<'_>, client_key: &PublicKey, user: &UserName, in_vain: InVain) -> Result<()> {
+    let (tried, unreached, due) = if identity::confirmed(tx, client_key)?.is_some() {
+        (0, 0, 0)
     } else {
-        let sql = "SELECT ifnull(max(tried), 0) FROM links WHERE client_key = ?1";
-        let tried: u32 =
-            tx.sql().prepare_cached(sql)?.query_row([client_key.as_bytes()], |row| row.get(0))?;
-        (tried.saturating_add(1), tx.now().saturating_add(in_vain.pause(tried, SHOW_AGAIN)))
+        let sql = "SELECT ifnull(max(tried), 0), ifnull(max(unreached), 0) FROM links WHERE client_key = ?1";
+        let (tried, unreached): (u32, u32) = tx
+            .sql()
+            .prepare_cached(sql)?
+            .query_row([client_key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let is_heard = identity::is_heard(tx, user.domain())?;
+        let (before, after) = match in_vain {
+            InVain::OutOfReach => (unreached, (tried, unreached.saturating_add(1))),
+            InVain::NotShown => (tried, (tried.saturating_add(1), 0)),
+        };
+        let pause = if unreached >= MOST_LOOKS && !is_member(tx, client_key)? {
+            LONGEST_PAUSE
+        } else {
+            in_vain.pause(before, SHOW_AGAIN, is_heard)
+        };
+        (after.0, after.1, tx.now().saturating_add(pause))
     };
     tx.sql()
-        .prepare_cached("UPDATE links SET tried = ?2, due = ?3 WHERE client_key = ?1")?
-        .execute(params![client_key.as_bytes(), tried, integer(due)])?;
+        .prepare_cached("UPDATE links SET tried = ?2, unreached = ?3, due = ?4 WHERE client_key = ?1")?
+        .execute(params![client_key.as_bytes(), tried, unreached, integer(due)])?;
     Ok(())
+}
+
+/// Whether a leaf that is this client by its link is in a group now.
+fn is_member(tx: &Tx<'_>, client_key: &PublicKey) -> Result<bool> {
+    let sql = "SELECT leaf_key FROM links WHERE group_id = ?1 AND client_key = ?2";
+    for id in record::active(tx)? {
+        let mut statement = tx.sql().prepare_cached(sql)?;
+        let leaf_keys = statement
+            .query_map(params![id.to_mls(), client_key.as_bytes()], |row| row.get(0))?
+            .collect::<Result<Vec<[u8; 32]>, _>>()?;
+        if leaf_keys.is_empty() {
+            continue;
+        }
+        let group = GroupState::load(tx, &id)?;
+        if leaf_keys.into_iter().any(|leaf_key| group.member(&PublicKey::new(leaf_key)).is_some()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -91,6 +91,8 @@ pub(crate) struct Teller {
     pub is_vouched: bool,
     /// Whether the member says to be that client, and told it in a message.
     pub is_itself: bool,
+    /// Whether the leaf of which it was told is the member's own: in its card, say.
+    pub is_own_leaf: bool,
 }
 
 /// A profile key that somebody told.
@@ -158,17 +160,18 @@ impl Kept {
     }
 
     /// The keys that are told, with one more. Of each teller one is kept, the last of those that it told itself. Whoever the AS
-    /// vouches for comes first, and then the client itself: nobody takes the user's key away by another one, whatever its
-    /// edition. Among equals the latest is first.
+    /// vouches for comes first, and then the client itself, and its card: nobody takes the user's key away by another one,
+    /// whatever its edition. Among equals the latest is first.
     fn with_told(&self, teller: Teller, shared: &SharedProfileKey) -> Vec<ToldKey> {
         let is_of_teller = |told: &&ToldKey| told.teller.leaf_key == teller.leaf_key;
-        if self.told.iter().any(|told| is_of_teller(&told) && told.teller.is_itself && !teller.is_itself) {
+        let of_itself = |teller: &Teller| (teller.is_itself, teller.is_own_leaf);
+        if self.told.iter().any(|told| is_of_teller(&told) && of_itself(&told.teller) > of_itself(&teller)) {
             return self.told.clone();
         }
         let others = self.told.iter().filter(|told| !is_of_teller(told)).cloned();
         let mut told: Vec<_> =
             [ToldKey { teller, shared: shared.clone() }].into_iter().chain(others).collect();
-        told.sort_by_key(|told| Reverse((told.teller.is_vouched, told.teller.is_itself)));
+        told.sort_by_key(|told| Reverse((told.teller.is_vouched, of_itself(&told.teller))));
         told.truncate(MOST_TOLD);
         told
     }

@@ -130,7 +130,8 @@ fn another_identity_of_the_name_begins_without_a_profile() {
 
 /// The word of the member of a group with this number.
 fn told_by(number: u8, is_vouched: bool, is_itself: bool) -> Source {
-    Source::Told(Teller { leaf_key: PublicKey::new([number; 32]), is_vouched, is_itself })
+    let leaf_key = PublicKey::new([number; 32]);
+    Source::Told(Teller { leaf_key, is_vouched, is_itself, is_own_leaf: is_itself })
 }
 
 fn key(epoch: u64) -> SharedProfileKey {
@@ -185,6 +186,27 @@ fn no_key_that_somebody_else_told_takes_the_place_of_the_users_own() {
     assert_eq!(world.for_contacts(), Some(named));
     assert!(world.told(&honest, Source::User));
     assert_eq!(secrets(), [secret(&honest)]);
+}
+
+#[test]
+fn no_key_that_others_told_of_a_leaf_takes_the_place_of_the_one_in_its_card() {
+    let world = World::new();
+    let secrets = || world.store.read(|tx| lookup_secrets(tx, &world.bob)).unwrap();
+    let (card, said) = (key(1), key(2));
+    let leaf_key = PublicKey::new([1; 32]);
+    let in_card = Source::Told(Teller { leaf_key, is_vouched: true, is_itself: false, is_own_leaf: true });
+    assert!(world.told(&card, in_card));
+    for number in 10..20 {
+        world.told(&key(u64::MAX), told_by(number, true, false));
+        assert_eq!(secrets()[0], card.key.lookup_secret(), "{number}");
+    }
+    assert_eq!(secrets().len(), MOST_TOLD);
+    assert!(
+        !world.told(&key(3), told_by(1, true, false)),
+        "what its device tells of another leaf is not its card"
+    );
+    assert!(world.told(&said, told_by(1, true, true)));
+    assert_eq!(secrets()[0], said.key.lookup_secret());
 }
 
 #[test]

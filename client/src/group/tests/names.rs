@@ -360,11 +360,11 @@ fn a_member_that_names_another_user_with_each_message_is_looked_up_a_few_times_a
     let (client, leaf_key) = (bob.account().client_key(), leaf.public_key());
     let is_due = || !alice.store.read(crate::group::unconfirmed).unwrap().is_empty();
     let ask_in_vain = || {
-        let asked = |tx: &Tx<'_>| crate::group::was_asked(tx, &client.public_key(), InVain::NotShown);
+        let client_key = client.public_key();
+        let asked = |tx: &Tx<'_>| crate::group::was_asked(tx, &client_key, &bob.user, InVain::NotShown);
         alice.store.write(asked).unwrap();
     };
-    let mut asked = 0;
-    for number in 0..10 {
+    let says = |number: u32| {
         let link = made_up(&id, &format!("x@{number}.example"), &client, &leaf);
         alice
             .store
@@ -374,6 +374,10 @@ fn a_member_that_names_another_user_with_each_message_is_looked_up_a_few_times_a
                 links::told_profile_key(tx, &id, &leaf_key, &link, Some(&key), (&leaf_key, true))
             })
             .unwrap();
+    };
+    let mut asked = 0;
+    for number in 0..10 {
+        says(number);
         assert_eq!(rows(&alice, "profiles"), 1, "of the name that counts");
         if is_due() {
             asked += 1;
@@ -392,11 +396,43 @@ fn a_member_that_names_another_user_with_each_message_is_looked_up_a_few_times_a
     }
     time_passes();
     assert!(!is_due(), "it ends");
+    says(10);
+    time_passes();
+    assert!(is_due(), "it told news");
+    ask_in_vain();
+    says(11);
+    assert!(!is_due(), "but not at once");
     alice.knows(&[&bob]);
     ask_in_vain();
     let tried = "SELECT max(tried) FROM links";
     let tried: i64 = alice.store.read(|tx| Ok(tx.sql().query_row(tried, [], |row| row.get(0))?)).unwrap();
     assert_eq!(tried, 0, "the AS showed the client after all");
+}
+
+#[test]
+fn a_member_whose_as_is_away_for_long_is_looked_up_once_a_day_at_least() {
+    let Trio { alice, bob, id, .. } = Trio::with_bob();
+    let client_key = bob.account().client_key().public_key();
+    let leaf = bob.store.read(|tx| Ok(GroupState::load(tx, &id)?.leaf)).unwrap();
+    let link = made_up(&id, "x@made-up.example", &bob.account().client_key(), &leaf);
+    alice.store.write(|tx| links::shown(tx, &id, &leaf.public_key(), &link)).unwrap();
+    let nowhere = "x@made-up.example".parse().unwrap();
+    let pause = |in_vain| {
+        let ask = |tx: &Tx<'_>| {
+            crate::group::was_asked(tx, &client_key, &nowhere, in_vain)?;
+            let due = "SELECT max(due) FROM links WHERE client_key = ?1";
+            let due: u64 = tx.sql().query_row(due, [client_key.as_bytes()], |row| row.get(0))?;
+            Ok::<_, Error>(due.saturating_sub(tx.now()))
+        };
+        alice.store.write(ask).unwrap()
+    };
+    let day = 24 * 60 * 60;
+    let pauses: Vec<u64> = (0..3 * MOST_LOOKS).map(|_| pause(InVain::OutOfReach)).collect();
+    let soon = pauses.iter().filter(|pause| **pause < day - 60).count();
+    assert!(soon < 10 && pauses.iter().all(|pause| *pause <= day), "{pauses:?}");
+    alice.store.write(|tx| Ok(tx.sql().execute("UPDATE links SET due = 0", [])?)).unwrap();
+    assert_eq!(alice.store.read(crate::group::unconfirmed).unwrap().len(), 1);
+    assert!(pause(InVain::NotShown) <= 60, "the outage counts for nothing");
 }
 
 #[test]
@@ -433,8 +469,17 @@ fn what_a_client_says_of_its_account_has_the_as_asked_a_few_times_at_once_and_th
         in_vain(InVain::OutOfReach);
     }
     assert_eq!(rows(&alice, "member_news"), 0, "it ends, too");
-    for how in [InVain::OutOfReach, InVain::NotShown] {
-        let pauses: Vec<_> = (0..2 * MOST_LOOKS).map(|tried| how.pause(tried, 60)).collect();
+
+    // An end that was told of waits for an AS that is away.
+    alice.store.write(|tx| hint(tx, &bob.user, None)).unwrap();
+    for tried in 0..2 * MOST_LOOKS {
+        time_passes();
+        assert_eq!(hints(), 1, "{tried}");
+        in_vain(InVain::OutOfReach);
+    }
+    for (how, is_heard) in [(InVain::OutOfReach, false), (InVain::OutOfReach, true), (InVain::NotShown, true)]
+    {
+        let pauses: Vec<_> = (0..2 * MOST_LOOKS).map(|before| how.pause(before, 60, is_heard)).collect();
         assert!(pauses.is_sorted() && pauses[0] < pauses[1] && pauses[1] < pauses[9], "{pauses:?}");
     }
 }

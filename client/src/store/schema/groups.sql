@@ -96,7 +96,8 @@ CREATE TABLE links (
     client_key BLOB,                    -- that the link names; null without one
     user TEXT,                          -- that the link names; null without one
     link BLOB,                          -- an IdentityLink in CBOR
-    tried INTEGER NOT NULL DEFAULT 0,   -- lookups that did not confirm the client
+    tried INTEGER NOT NULL DEFAULT 0,   -- lookups that did not confirm the client, though the AS answered
+    unreached INTEGER NOT NULL DEFAULT 0, -- lookups since then at which the AS was out of reach
     due INTEGER NOT NULL DEFAULT 0,     -- seconds since 1970: when to ask the AS about the client, if it is not confirmed
     newcomer INTEGER NOT NULL DEFAULT 0, -- 1 while others are to be told of a member that this device added
     last_number INTEGER NOT NULL,
@@ -215,7 +216,8 @@ CREATE TABLE removed_members (
 CREATE TABLE member_news (
     user TEXT PRIMARY KEY,              -- as this device knows it
     name TEXT,                          -- the new name; null: its account ends
-    tried INTEGER NOT NULL,             -- how often the AS showed nothing of it, or could not be reached
+    tried INTEGER NOT NULL,             -- how often the AS answered, and showed nothing of it
+    unreached INTEGER NOT NULL DEFAULT 0, -- how often it was out of reach since then
     absent INTEGER,                     -- seconds since 1970: since when the AS knows nobody of the name; null: it knows one
     due INTEGER NOT NULL                -- seconds since 1970: when to ask
 ) STRICT;
