@@ -285,7 +285,7 @@ impl Session {
         Ok(())
     }
 
-    /// Those who are invited and whose KeyPackages are at hand. Those that expired are forgotten.
+    /// The clients that are invited and whose KeyPackages are at hand. KeyPackages that expired are forgotten.
     fn invited(&self, id: &GroupId) -> Result<Vec<group::Invited>> {
         self.store.write(|tx| group::invited(tx, &GroupState::load(tx, id)?))
     }

@@ -281,7 +281,7 @@ mod tests {
         let (_home, store) = store();
         let eve = "eve@x.example".parse().unwrap();
         let now = store.now();
-        // What says to be of the future is tried again once it is of the present.
+        // A letter that says to be of the future is tried again once it is of the present.
         for (time, pause) in [
             (now - 100, 100),
             (now - 10_000, 10_000),

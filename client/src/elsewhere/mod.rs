@@ -82,11 +82,23 @@ mod tests {
         key::SigningKey,
     };
 
+    use std::path::Path;
+
     use super::*;
     use crate::{options::Options, store::Store, tokens::Owner};
 
     pub(super) fn domain() -> Domain {
         "x.example".parse().unwrap()
+    }
+
+    /// The way to an own homeserver that is nowhere.
+    pub(super) fn api_of_nobody(home: &Path) -> Api {
+        let store = Arc::new(Store::create(home, &Options::default()).unwrap());
+        let own: Domain = "home.example".parse().unwrap();
+        let (http, client_key) = (Http::new("http://127.0.0.1:1").unwrap(), SigningKey::generate());
+        let owner = Owner { domain: own.clone(), client_key };
+        let wallet = Wallet::new(store, http.clone(), http.clone(), owner);
+        Api::new(http, own, wallet)
     }
 
     /// A description signed by the last of these keys, each endorsed by the one before, issued so many seconds from `now`.
@@ -119,12 +131,7 @@ mod tests {
     #[test]
     fn a_domain_that_is_the_name_of_no_host_is_out_of_reach() {
         let home = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::create(home.path(), &Options::default()).unwrap());
-        let own: Domain = "home.example".parse().unwrap();
-        let (http, client_key) = (Http::new("http://127.0.0.1:1").unwrap(), SigningKey::generate());
-        let owner = Owner { domain: own.clone(), client_key };
-        let wallet = Wallet::new(store, http.clone(), http.clone(), owner);
-        let api = Api::new(http, own, wallet);
+        let api = api_of_nobody(home.path());
         assert!(api_for(&api, &domain()).is_ok());
         let error = api_for(&api, &"xn--a.example".parse().unwrap()).err().expect("nobody can be there");
         assert!(error.another_is_away() && !error.server_is_away(), "{error}");

@@ -209,15 +209,12 @@ impl Transport for Watched {
 #[cfg(test)]
 mod tests {
     use postern_api::Request;
-    use postern_protocol::{key::SigningKey, name::Domain};
 
-    use super::{super::tests::domain, *};
-    use crate::{
-        error::goes_on,
-        options::Options,
-        store::Store,
-        tokens::{Owner, Wallet},
+    use super::{
+        super::tests::{api_of_nobody, domain},
+        *,
     };
+    use crate::{error::goes_on, tokens::Wallet};
 
     /// A way on which no answer comes.
     #[derive(Debug)]
@@ -396,12 +393,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_makes_no_sense_is_noted_of_the_homeserver_that_gave_it() {
         let home = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::create(home.path(), &Options::default()).unwrap());
-        let own: Domain = "home.example".parse().unwrap();
-        let (http, client_key) = (Http::new("http://127.0.0.1:1").unwrap(), SigningKey::generate());
-        let owner = Owner { domain: own.clone(), client_key };
-        let own = Api::new(http.clone(), own, Wallet::new(store, http.clone(), http, owner));
-        let wallet = Wallet::elsewhere(&own, &domain());
+        let wallet = Wallet::elsewhere(&api_of_nobody(home.path()), &domain());
         let way = between(Presence, Says(200, b"nonsense".to_vec()));
         let way = Watched { reach: wallet.reach(), ..way };
         let other = Api::new(Http::through("https://x.example", way).unwrap(), domain(), wallet);
@@ -418,12 +410,7 @@ mod tests {
     #[tokio::test]
     async fn no_token_is_bought_of_a_homeserver_that_is_left_alone() {
         let home = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::create(home.path(), &Options::default()).unwrap());
-        let own: Domain = "home.example".parse().unwrap();
-        let (http, client_key) = (Http::new("http://127.0.0.1:1").unwrap(), SigningKey::generate());
-        let owner = Owner { domain: own.clone(), client_key };
-        let wallet = Wallet::new(store, http.clone(), http.clone(), owner);
-        let wallet = Wallet::elsewhere(&Api::new(http, own, wallet), &domain());
+        let wallet = Wallet::elsewhere(&api_of_nobody(home.path()), &domain());
         // For a minute; after the first failure it would be for a second.
         (0..7).for_each(|_| wallet.reach().note(Some(&silent())));
         let error = wallet.take().await.err().expect("there is none");

@@ -293,7 +293,7 @@ pub(crate) fn add_invited(tx: &Tx<'_>, group: &GroupState) -> Result<Option<Chan
     let mut users = HashSet::new();
     let mut leaf_keys = Vec::new();
     for invited in invited(tx, group)? {
-        // Of two with one pseudonym one comes in.
+        // One of two with the same pseudonym comes in.
         if invited.is_free && users.insert(invited.pseudonym) {
             leaf_keys.push(invited.leaf_key);
         }
@@ -333,7 +333,7 @@ pub(crate) struct Invited {
     pub is_free: bool,
 }
 
-/// Those who are invited and whose KeyPackages are at hand, in the order in which they were invited; each with the first one whose
+/// The clients that are invited and whose KeyPackages are at hand, in the order of their invitations; each with the first one whose
 /// pseudonym is free, if there is one. A device may have been removed since (AS-13).
 pub(crate) fn invited(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Invited>> {
     let mut taken: HashSet<_> = rules::leaves(&group.mls).into_values().map(|leaf| leaf.pseudonym).collect();

@@ -190,7 +190,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
     let mls = staged.into_group(tx).map_err(refused)?;
     rules::policy(&mls).map_err(|_| Rejection::invalid("a group has no policy"))?;
     record::insert(tx, &id, "", &leaf_key)?;
-    // Of a membership before this one it may be known who was in whose place.
+    // A membership before this one may have shown who was in whose place.
     places::catch_up(tx, &GroupState { id: id.clone(), leaf, mls }, &[])?;
     handover::drop_entry(tx, &id)?;
     attributes::keep(tx, &id, &tree.attributes)?;

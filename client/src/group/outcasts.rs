@@ -33,7 +33,7 @@ const PATIENCE: u64 = 24 * 60 * 60;
 /// answer.
 const LONGEST_PATIENCE: u64 = 7 * 24 * 60 * 60;
 
-/// What a place has to do with removed devices.
+/// The part that removed devices have in a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     /// None is known to have been in it.
@@ -142,7 +142,7 @@ impl Doubt {
     }
 }
 
-/// Whoever is where removed devices are or were, and no device is known that a user has.
+/// A place where removed devices are or were, and no device is known that a user has.
 struct Suspects {
     user: Pseudonym,
     place: UserPlace,
@@ -151,7 +151,7 @@ struct Suspects {
     are_doubtful: bool,
 }
 
-/// Those whom this device is to remove, or may be. None if it is no admin's.
+/// The places that this device is to remove, or may be. None if it is no admin's.
 fn suspects(tx: &Tx<'_>, group: &GroupState) -> Result<Vec<Suspects>> {
     let outcasts = clients(tx, &group.id)?;
     let mut suspects = Vec::new();

@@ -82,7 +82,7 @@ fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
     if is_noted || !error.leads_nowhere() {
         return Ok(());
     }
-    // What was sent may be accepted yet: its address stays.
+    // The commit that was sent may be accepted yet: its address stays.
     if !error.is_final() || GroupState::awaits(tx, id, Kind::Rejoin)? {
         return group::put_off_entry(tx, id);
     }
@@ -130,7 +130,7 @@ mod tests {
             let attempts: u32 =
                 store.read(|tx| Ok(tx.sql().query_row(attempts, [], |row| row.get(0))?)).unwrap();
             assert_eq!(attempts, 3 + u32::from(counts), "{error}");
-            // What was due before errands began was tried by them, and makes no poll any shorter.
+            // An entry that was due before errands began was tried by them, and makes no poll any shorter.
             let next = store.read(|tx| group::next_entry(tx, 1)).unwrap();
             assert_eq!(next.is_some(), waits, "{error}");
         }

@@ -229,7 +229,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes of a request to a server that reads it, says this, and ends the connection; or never ends it.
+    /// The outcome of a request to a server that reads it, says this, and ends the connection; or never ends it.
     async fn asked(says: &'static [u8], ends: bool) -> Result<(), Error> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());

@@ -53,7 +53,7 @@ async fn an_as_elsewhere_that_fails_keeps_nobodys_letters_from_being_read_and_an
         events.iter().any(asks(mallory.user())).then_some(())
     })
     .await;
-    // What failed is in that homeserver's log: nothing is asserted of it.
+    // The fault is in that homeserver's log: nothing is asserted of it.
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,5 +83,5 @@ async fn a_ds_elsewhere_that_fails_keeps_no_other_group_waiting() {
 
     allow(remote, WELCOME_TREE, true).await;
     until("Alice has joined at last", &[&alice], || alice.group_with_id(&failing).epoch().is_ok()).await;
-    // What failed is in that homeserver's log: nothing is asserted of it.
+    // The fault is in that homeserver's log: nothing is asserted of it.
 }

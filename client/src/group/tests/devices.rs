@@ -542,7 +542,7 @@ fn who_comes_back_with_another_user_key_tells_it_to_the_users_other_devices() {
         other.receive(&back).unwrap();
     }
     assert!(to_tell(&bob).is_empty());
-    // What the device knows was restored from an earlier state, before it made a key.
+    // The device's state is an earlier one, from before it made a key.
     let earlier = bob.copy();
     let commit = bob.stage(&id, &Change::UserKey).message;
     bob.confirm(&id);

@@ -343,7 +343,7 @@ fn a_member_has_nobody_looked_up_for_leaves_that_are_not_in_the_group() {
         RosterEntry { leaf_key: leaf.public_key(), link, profile_key: Some(some_profile_key()) }
     };
     let mut roster: Vec<_> = (0..20).map(entry).collect();
-    // Of a member that is another client.
+    // One is about a member that is another client.
     let leaf_key = alice.leaf(&id);
     let link = claim_to(&mallory, &id, &leaf_key);
     roster.push(RosterEntry { leaf_key, link, profile_key: Some(some_profile_key()) });

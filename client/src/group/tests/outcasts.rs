@@ -560,7 +560,7 @@ fn who_was_out_meanwhile_puts_nobody_out_at_once_who_came_with_a_removed_devices
     let Apart { issuer, alice, bob, mallory, tablet, id } = Apart::new();
     is_removed(&mallory, &alice, &[&bob, &tablet], &id);
     hears_of_removal(&mallory, &tablet);
-    // Whoever has the tablet had seen Carol's KeyPackage, and let the tablet be added with its pseudonym.
+    // The holder of the tablet had seen Carol's KeyPackage, and let the tablet be added with its pseudonym.
     let pseudonym = tablet.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
     tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
     let leaving = tablet.outstanding(&id).unwrap().message;

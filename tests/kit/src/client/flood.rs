@@ -26,7 +26,7 @@ use crate::World;
 
 /// Requests that are under way at once.
 const STREAMS: usize = 4;
-/// Those of a flood of thousands in a second.
+/// The same in a flood of thousands in a second.
 const MOST_STREAMS: usize = 16;
 /// Requests in a second of one stream, where more streams can be had.
 const OF_A_STREAM: usize = 50;

@@ -35,7 +35,7 @@ impl Talk {
         .await;
     }
 
-    /// What breaks its connection is due.
+    /// A lane whose first delivery breaks its connection is due.
     pub(super) async fn hurry(&self) {
         let hurry =
             "UPDATE federation.due SET due = now() WHERE breaks > 0 AND due > now() AND holder IS NULL";
@@ -226,7 +226,7 @@ async fn breaks_count_on_own_connections_only_and_anew_after_an_attempt_that_fai
     }
     let since = "SELECT broken_since = now() FROM federation.due";
     assert!(world.value::<bool>(since).await);
-    // What comes behind it shares a connection again.
+    // The deliveries behind it share a connection again.
     let next =
         "UPDATE federation.outbox SET number = 2; UPDATE federation.outgoing_lanes SET next_number = 3";
     world.admin.batch_execute(next).await.unwrap();
