@@ -117,7 +117,7 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
             let is_sender = |found: &openmls::prelude::Member| found.credential == *processed.credential();
             let leaf_key = match removed::leaf_key(tx, &id, *leaf, epoch, processed.credential())? {
                 Some((leaf_key, true)) => Some(leaf_key),
-                // Whom others removed speaks no more, unless it came back.
+                // A device that others removed speaks no more, unless it came back.
                 Some((leaf_key, false)) => Some(leaf_key).filter(|it| group.member(it).is_some()),
                 None => {
                     let member = group.mls.member_at(*leaf).filter(is_sender);
