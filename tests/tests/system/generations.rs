@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 use postern_tests_kit::{Cluster, HOME, KeptOrder, Killer, Server, ServerBuilder, eventually, postern};
 
-use crate::backup::{fails, on, succeeds};
+use crate::backup::{BackedUp, fails, into_database, succeeds};
 
 /// A server with a witness in this file.
 fn with_witness(cluster: &Cluster, witness: &Path) -> ServerBuilder {
@@ -131,9 +131,7 @@ async fn an_answer_about_a_mark_that_is_none_is_told_of_and_ends_no_session() {
 
 #[tokio::test]
 async fn the_operators_least_number_of_a_generation_is_heeded() {
-    let cluster = Cluster::start().await;
-    assert!(Server::start(&cluster).await.terminate().await.success());
-    let admin = cluster.admin().await;
+    let BackedUp { admin, cluster, places: _places, dir, elsewhere } = BackedUp::start().await;
     // A clock that was decades ahead takes not the last numbers.
     let far = "BEGIN; UPDATE operator.schema_state SET applied = '2100-01-01'";
     admin.batch_execute(far).await.unwrap();
@@ -143,9 +141,6 @@ async fn the_operators_least_number_of_a_generation_is_heeded() {
     assert!((-1..3600).contains(&ahead), "it is by the clock: {ahead} seconds off");
     admin.batch_execute("ROLLBACK").await.unwrap();
 
-    let places = tempfile::tempdir().unwrap();
-    let backup = places.path().join("backup");
-    succeeds(&mut on(&cluster, "backup", &backup)).await;
     let mut begin = postern();
     begin
         .args(["generation", "begin", "--at-least", "2000000000"])
@@ -154,10 +149,8 @@ async fn the_operators_least_number_of_a_generation_is_heeded() {
     let said = succeeds(&mut begin).await;
     assert!(said.contains("generation 2000000000 begins"), "{said}");
 
-    let elsewhere = cluster.another_database("elsewhere").await;
-    let mut restore = on(&cluster, "restore", &backup);
-    restore.args(["--at-least", "2000000000"]).env("POSTERN_DATABASE_ADMIN_URL", elsewhere);
-    let said = succeeds(&mut restore).await;
+    let mut restore = into_database(&cluster, &dir, &elsewhere);
+    let said = succeeds(restore.args(["--at-least", "2000000000"])).await;
     assert!(said.contains("generation 2000000000 begins"), "{said}");
 }
 

@@ -7,10 +7,16 @@ mod generations;
 mod restores;
 mod rights;
 
-use std::{fs, path::Path, process::Output, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
 
 use postern_client::{Client, Event, Options};
-use postern_tests_kit::{Cluster, DataDir, HOME, PATIENCE, eventually, postern};
+use postern_tests_kit::{Cluster, DataDir, HOME, PATIENCE, Server, eventually, postern};
+use tempfile::TempDir;
 use tokio::process::Command;
 
 fn said(output: &Output) -> String {
@@ -41,6 +47,13 @@ pub fn on(cluster: &Cluster, command: &str, dir: &Path) -> Command {
     postern
 }
 
+/// `postern restore` of a cluster's backup into an empty database, by this connection string.
+pub fn into_database(cluster: &Cluster, dir: &Path, admin_url: &str) -> Command {
+    let mut restore = on(cluster, "restore", dir);
+    restore.env("POSTERN_DATABASE_ADMIN_URL", admin_url);
+    restore
+}
+
 /// `postern restore` into a private cluster that it makes.
 pub fn into(data_dir: &DataDir, dir: &Path, master_key: &str) -> Command {
     let mut postern = postern();
@@ -51,6 +64,39 @@ pub fn into(data_dir: &DataDir, dir: &Path, master_key: &str) -> Command {
         .arg(data_dir.path())
         .env("POSTERN_MASTER_KEY", master_key);
     postern
+}
+
+/// A homeserver with a backup, and an empty database beside its own, whose name is `elsewhere`.
+pub struct BackedUp {
+    /// A superuser's connection to the homeserver's database.
+    pub admin: tokio_postgres::Client,
+    pub cluster: Cluster,
+    /// A place for backups.
+    pub places: TempDir,
+    /// The backup, there.
+    pub dir: PathBuf,
+    /// The connection string by which a superuser comes into the empty database.
+    pub elsewhere: String,
+}
+
+impl BackedUp {
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// One whose operator has done this before the backup.
+    pub async fn start_with(sql: &str) -> Self {
+        let cluster = Cluster::start().await;
+        // A session of a server that is killed may be at work yet.
+        assert!(Server::start(&cluster).await.terminate().await.success());
+        let admin = cluster.admin().await;
+        admin.batch_execute(sql).await.unwrap();
+        let places = tempfile::tempdir().unwrap();
+        let dir = places.path().join("good");
+        succeeds(&mut on(&cluster, "backup", &dir)).await;
+        let elsewhere = cluster.another_database("elsewhere").await;
+        Self { admin, cluster, places, dir, elsewhere }
+    }
 }
 
 /// Lets this machine's users into all databases of a cluster, as any role.

@@ -9,7 +9,10 @@ use std::{
 
 use postern_tests_kit::{Cluster, DataDir, HOME, Killer, Server, connect_to, eventually, postern};
 
-use super::{A_LINE, assert_tells_progress, end, fails, into, let_everybody_in, on, said, succeeds};
+use super::{
+    A_LINE, BackedUp, assert_tells_progress, end, fails, into, into_database, let_everybody_in, on, said,
+    succeeds,
+};
 use crate::{bad_days::Talk, own_address};
 
 /// The lock of `postern migrate`.
@@ -17,19 +20,9 @@ const MIGRATING: i64 = 0x706f_7374_6572_6e00;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_refuses_what_does_not_fit_and_leaves_everything_as_it_was() {
-    let cluster = Cluster::start().await;
-    drop(Server::start(&cluster).await);
-    let places = tempfile::tempdir().unwrap();
-    let dir = places.path().join("good");
-    succeeds(&mut on(&cluster, "backup", &dir)).await;
+    let BackedUp { admin, cluster, places, dir, elsewhere } = BackedUp::start().await;
     succeeds(postern().args(["backup", "--verify"]).arg(&dir)).await;
-    let admin = cluster.admin().await;
-    let elsewhere = cluster.another_database("elsewhere").await;
-    let restore = |dir: &Path| {
-        let mut command = on(&cluster, "restore", dir);
-        command.env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
-        command
-    };
+    let restore = |dir: &Path| into_database(&cluster, dir, &elsewhere);
     let copy = |name: &str, change: &dyn Fn(&Path)| {
         let to = places.path().join(name);
         let copied = std::process::Command::new("cp").arg("-a").arg(&dir).arg(&to).status().unwrap();
@@ -185,11 +178,7 @@ async fn a_restore_that_was_killed_serves_nobody_and_the_next_one_begins_anew() 
         admin.query_one(sql, &[]).await.unwrap().get(0)
     };
     let elsewhere = other.another_database("elsewhere").await;
-    let restore = || {
-        let mut command = on(&cluster, "restore", &dir);
-        command.env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
-        command
-    };
+    let restore = || into_database(&cluster, &dir, &elsewhere);
     // An event trigger kills it when the first index is made: all data that come before are there.
     let client = connect_to(&elsewhere).await.unwrap();
     client
@@ -253,15 +242,9 @@ async fn a_restore_that_was_killed_serves_nobody_and_the_next_one_begins_anew() 
 
 #[tokio::test]
 async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_come_in() {
-    let cluster = Cluster::start().await;
-    drop(Server::start(&cluster).await);
-    let places = tempfile::tempdir().unwrap();
-    let dir = places.path().join("good");
-    succeeds(&mut on(&cluster, "backup", &dir)).await;
-    let admin = cluster.admin().await;
-    let admin_url = cluster.another_database("elsewhere").await;
+    let BackedUp { admin, cluster, places: _places, dir, elsewhere } = BackedUp::start().await;
     // An event trigger keeps it at its first index until somebody has an advisory lock.
-    let client = connect_to(&admin_url).await.unwrap();
+    let client = connect_to(&elsewhere).await.unwrap();
     client
         .batch_execute(
             "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS $$
@@ -280,8 +263,8 @@ async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_co
         .await
         .unwrap();
     end(&admin, client).await;
-    let mut restoring = on(&cluster, "restore", &dir);
-    restoring.env("POSTERN_DATABASE_ADMIN_URL", &admin_url).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut restoring = into_database(&cluster, &dir, &elsewhere);
+    restoring.stdout(Stdio::piped()).stderr(Stdio::piped());
     let restoring = restoring.kill_on_drop(true).spawn().unwrap();
     eventually("it has looked who is there", async || {
         let marked = "SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
@@ -296,7 +279,7 @@ async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_co
     .await;
     tokio::time::sleep(A_LINE).await;
     // The migration, which opens the database, waits for this, and fails.
-    let holder = connect_to(&admin_url).await.unwrap();
+    let holder = connect_to(&elsewhere).await.unwrap();
     holder.query_one("SELECT pg_advisory_lock($1)", &[&MIGRATING]).await.unwrap();
     holder.batch_execute("DROP EVENT TRIGGER waits").await.unwrap();
     eventually("the migration has failed", async || {
@@ -315,7 +298,7 @@ async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_co
     end(&admin, holder).await;
 
     let mut migrate = postern();
-    migrate.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", &admin_url);
+    migrate.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
     let marks = "SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
                   WHERE d.datname = 'elsewhere' AND s.setconfig::text LIKE '%postern_restore%'";
     let marks = async || -> i64 { admin.query_one(marks, &[]).await.unwrap().get(0) };
@@ -325,13 +308,13 @@ async fn a_restore_whose_last_step_fails_removes_nothing_for_servers_may_have_co
     let_everybody_in(&cluster).await;
     let url = cluster.server_url().replace("dbname=postern", "dbname=elsewhere");
     drop(Server::builder(&cluster).database(&url).start().await);
-    let client = connect_to(&admin_url).await.unwrap();
+    let client = connect_to(&elsewhere).await.unwrap();
     let open = "SELECT generation > 0 AND undecided = 'no'
                        AND has_database_privilege('postern_server', current_database(), 'CONNECT')
                   FROM operator.current_generation()";
     assert!(client.query_one(open, &[]).await.unwrap().get::<_, bool>(0), "it is whole, and open to servers");
     end(&admin, client).await;
-    fails(on(&cluster, "restore", &dir).env("POSTERN_DATABASE_ADMIN_URL", &admin_url), "is not empty").await;
+    fails(&mut into_database(&cluster, &dir, &elsewhere), "is not empty").await;
 }
 
 #[tokio::test]

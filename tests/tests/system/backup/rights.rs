@@ -5,7 +5,7 @@ use std::path::Path;
 use postern_tests_kit::{Cluster, DataDir, HOME, Server, connect_to, postern, program};
 use tokio::process::Command;
 
-use super::{fails, into, on, succeeds};
+use super::{BackedUp, fails, into, into_database, on, succeeds};
 
 /// The roles of a cluster but superusers, each with what it may, until when, its settings in all databases, and its memberships.
 const ROLES: &str = "
@@ -125,8 +125,7 @@ async fn a_postgresql_of_ones_own_that_never_saw_postern_is_restored_with_roles_
     let client = connect_to(&url).await.unwrap();
     let roles = "SELECT count(*) FROM pg_roles WHERE NOT rolsuper AND rolname !~ '^pg_'";
     assert_eq!(client.query_one(roles, &[]).await.unwrap().get::<_, i64>(0), 0, "it has no role");
-    let mut restore = on(&cluster, "restore", &dir);
-    let said = succeeds(restore.env("POSTERN_DATABASE_ADMIN_URL", own.admin_url())).await;
+    let said = succeeds(&mut into_database(&cluster, &dir, &own.admin_url())).await;
     assert!(said.contains("restored: ") && !said.contains("left out"), "{said}");
     assert_same(&before, &definitions(own.socket_dir()).await);
     drop(Server::builder(&cluster).database(&own.server_url()).start().await);
@@ -134,23 +133,15 @@ async fn a_postgresql_of_ones_own_that_never_saw_postern_is_restored_with_roles_
 
 #[tokio::test]
 async fn a_role_that_is_there_stays_as_it_is_and_one_that_a_killed_restore_made_gets_all_its_settings() {
-    let cluster = Cluster::start().await;
-    drop(Server::start(&cluster).await);
-    let admin = cluster.admin().await;
     let people = "CREATE ROLE grafana LOGIN BYPASSRLS IN ROLE postern_monitor; CREATE ROLE alice IN ROLE postern_operator;
                   ALTER ROLE grafana SET statement_timeout = '5s'; ALTER ROLE alice SET work_mem = '5MB'";
-    admin.batch_execute(people).await.unwrap();
-    let places = tempfile::tempdir().unwrap();
-    let dir = places.path().join("good");
-    succeeds(&mut on(&cluster, "backup", &dir)).await;
+    let BackedUp { admin, cluster, places: _places, dir, elsewhere } = BackedUp::start_with(people).await;
     // Somebody changed one since, and a restore was killed before the other had its settings.
     let since = "ALTER ROLE grafana NOBYPASSRLS; ALTER ROLE grafana SET statement_timeout = '7s';
                  ALTER ROLE alice RESET ALL;
                  COMMENT ON ROLE alice IS 'Made by postern restore, which gives it its settings'";
     admin.batch_execute(since).await.unwrap();
-    let elsewhere = cluster.another_database("elsewhere").await;
-    let mut restore = on(&cluster, "restore", &dir);
-    succeeds(restore.env("POSTERN_DATABASE_ADMIN_URL", &elsewhere)).await;
+    succeeds(&mut into_database(&cluster, &dir, &elsewhere)).await;
     let found = "SELECT (SELECT rolbypassrls FROM pg_roles WHERE rolname = 'grafana'),
                         (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'grafana'::regrole AND setdatabase = 0),
                         (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'alice'::regrole AND setdatabase = 0),

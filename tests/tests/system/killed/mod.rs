@@ -21,7 +21,7 @@ use postern_tests_kit::{
 use tokio::process::Command;
 
 use crate::{
-    backup::{end, fails, into, on, succeeds},
+    backup::{BackedUp, end, fails, into, into_database, on, succeeds},
     bad_days::Talk,
 };
 
@@ -179,25 +179,14 @@ async fn a_backup_that_is_killed_takes_its_programs_with_it_or_keeps_its_place_a
 
 #[tokio::test]
 async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_command_ends_it() {
-    let cluster = Cluster::start().await;
-    drop(Server::start(&cluster).await);
-    let places = tempfile::tempdir().unwrap();
-    let dir = places.path().join("good");
-    let admin = cluster.admin().await;
-    admin.batch_execute(OPERATORS).await.unwrap();
-    succeeds(&mut on(&cluster, "backup", &dir)).await;
-    let elsewhere = cluster.another_database("elsewhere").await;
+    let BackedUp { admin, cluster, places, dir, elsewhere } = BackedUp::start_with(OPERATORS).await;
     // A database that a restore takes for empty has this: it is not the restore's.
     let before = "CREATE SCHEMA tools; CREATE FUNCTION tools.mine() RETURNS integer LANGUAGE sql RETURN 1;
                   CREATE FUNCTION public.mine() RETURNS integer LANGUAGE sql RETURN 2";
     let client = connect_to(&elsewhere).await.unwrap();
     client.batch_execute(before).await.unwrap();
     end(&admin, client).await;
-    let restore = |dir: &Path| {
-        let mut command = on(&cluster, "restore", dir);
-        command.env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
-        command
-    };
+    let restore = |dir: &Path| into_database(&cluster, dir, &elsewhere);
     let migrate = || {
         let mut command = postern();
         command.arg("migrate").env("POSTERN_DOMAIN", HOME).env("POSTERN_DATABASE_ADMIN_URL", &elsewhere);
@@ -303,14 +292,7 @@ async fn a_restore_that_is_killed_between_two_steps_serves_nobody_and_the_same_c
 /// The commit waits for a standby that is away: the transaction has taken effect, and the restore does not know.
 #[tokio::test]
 async fn a_restore_that_is_interrupted_while_it_commits_its_generation_comes_to_its_end() {
-    let cluster = Cluster::start().await;
-    drop(Server::start(&cluster).await);
-    let places = tempfile::tempdir().unwrap();
-    let dir = places.path().join("good");
-    let admin = cluster.admin().await;
-    admin.batch_execute(OPERATORS).await.unwrap();
-    succeeds(&mut on(&cluster, "backup", &dir)).await;
-    let elsewhere = cluster.another_database("elsewhere").await;
+    let BackedUp { admin, cluster, places: _places, dir, elsewhere } = BackedUp::start_with(OPERATORS).await;
     // The call that restores the last row ends when the test says so.
     let bin = tempfile::tempdir().unwrap();
     let (restored, go_on) = (bin.path().join("restored"), bin.path().join("go-on"));
@@ -323,10 +305,9 @@ async fn a_restore_that_is_interrupted_while_it_commits_its_generation_comes_to_
         go_on.display()
     );
     let pg_config = programs(bin.path(), "pg_restore", &script);
-    let mut restoring = on(&cluster, "restore", &dir);
+    let mut restoring = into_database(&cluster, &dir, &elsewhere);
     restoring
         .args(["--jobs", "2"])
-        .env("POSTERN_DATABASE_ADMIN_URL", &elsewhere)
         .env("PG_CONFIG", pg_config)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
