@@ -42,18 +42,25 @@ fn asking() -> Call {
     Call::get("/as/registration")
 }
 
-/// Sends a request until it succeeds, for at most [`SECONDS`] each, and returns how often it did not.
-async fn insist(world: &World, call: Call) -> usize {
+/// Sends a request until it succeeds, for at most [`SECONDS`] each.
+async fn insist(world: &World, call: Call) {
     let mut failures = 0;
     loop {
         let reply = timeout(SECONDS, world.send(&call.wire())).await.expect("it is answered in seconds");
         if reply.status.is_success() {
-            return failures;
+            return;
         }
         failures += 1;
         reply.assert_problem("a silent database", ProblemType::Unavailable);
         assert!(failures < 20, "it does not come back");
     }
+}
+
+/// The number of requests that were given up on a connection that did not answer. A new connection, which some have to wait for,
+/// may take too long on a busy machine: that is no silence.
+fn given_up(world: &World) -> usize {
+    let told = "a request could not be served: PostgreSQL did not answer within";
+    world.server().log().matches(told).count()
 }
 
 /// By default it would wait for the lock for eight minutes.
@@ -80,9 +87,8 @@ async fn connections_that_fell_silent_while_idle_cost_a_moment() {
         tokio::time::sleep(Duration::from_millis(1100)).await;
         let begun = Instant::now();
         let call = world.paid(Call::post("/ds/group-ids"));
-        let (failures, _) =
-            tokio::join!(insist(&world, call), join_all((0..20).map(|_| insist(&world, asking()))));
-        assert_eq!(failures, 0, "an idle connection is tried before it is used");
+        tokio::join!(insist(&world, call), join_all((0..20).map(|_| insist(&world, asking()))));
+        assert_eq!(given_up(&world), 0, "an idle connection is tried before it is used");
         assert!(begun.elapsed() < SECONDS, "after {:?}", begun.elapsed());
     }
     // The listening connection notices, and another takes its place.
@@ -126,16 +132,22 @@ async fn a_call_that_falls_silent_is_given_up_and_its_token_is_good_again_or_spe
     let reply = timeout(SECONDS, waiting).await.expect("it is answered in seconds").unwrap();
     reply.assert_problem("a silent call", ProblemType::Unavailable);
     assert!(begun.elapsed() > Duration::from_secs(2), "it was no error of the lock: {:?}", begun.elapsed());
+    assert_eq!(given_up(&world), 1);
 
     // The same request again: what it finds is the database's to say.
-    let reply = timeout(SECONDS, world.send(&call.wire())).await.expect("it is answered in seconds");
+    let reply = eventually("the database says what became of it", async || {
+        let reply = timeout(SECONDS, world.send(&call.wire())).await.expect("it is answered in seconds");
+        (reply.status != StatusCode::SERVICE_UNAVAILABLE).then_some(reply)
+    })
+    .await;
     assert!(
         reply.status == StatusCode::CREATED || reply.slug() == "token-spent",
         "{} {}",
         reply.status,
         reply.text()
     );
-    assert_eq!(insist(&world, asking()).await, 0);
+    insist(&world, asking()).await;
+    assert_eq!(given_up(&world), 1, "no other call is made on what fell silent");
     world.reconnect().await;
     assert_eq!(world.count("ds.reservations").await, 1, "it took place once");
     world.close();

@@ -373,8 +373,11 @@ async fn the_health_check_of_a_container_asks_whether_the_server_is_ready_and_no
         }
         admin.batch_execute("ALTER ROLE postern_server CONNECTION LIMIT -1").await.unwrap();
         eventually("it is ready again", async || said(&mut healthy()).await.0.then_some(())).await;
+        let asked = address.map_or(server.address(), |address| address.parse().expect("it is an address"));
         let mut without_server = healthy();
         server.kill().await;
+        // No other test's server is given its port.
+        let _next = Server::builder(&cluster).listen(asked);
         let (well, text) = said(&mut without_server).await;
         assert!(!well && text.contains("does not answer"), "{text}");
     }

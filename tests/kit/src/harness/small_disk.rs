@@ -8,6 +8,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{FallocateFlags, fallocate},
     sys::statvfs::statvfs,
 };
@@ -47,14 +48,22 @@ impl SmallDisk {
 
     /// Takes all that is free but so many bytes.
     pub fn fill(&self, but: u64) {
-        let disk = statvfs(&self.path).expect("it is mounted");
-        let free = disk.blocks_available() * disk.fragment_size();
         let ballast = File::options().create(true).append(true).open(self.path.join(BALLAST));
         let ballast = ballast.expect("a name needs no room");
-        let length = ballast.metadata().expect("it is open").len();
-        let more = free.saturating_sub(but);
-        if more > 0 {
-            fallocate(&ballast, FallocateFlags::empty(), length as i64, more as i64).expect("it is free");
+        loop {
+            let disk = statvfs(&self.path).expect("it is mounted");
+            let free = disk.blocks_available() * disk.fragment_size();
+            let length = ballast.metadata().expect("it is open").len();
+            let more = free.saturating_sub(but);
+            if more == 0 {
+                return;
+            }
+            match fallocate(&ballast, FallocateFlags::empty(), length as i64, more as i64) {
+                Ok(()) => return,
+                // Somebody wrote meanwhile, and less is free.
+                Err(Errno::ENOSPC) => {}
+                Err(error) => panic!("the disk cannot be filled: {error}"),
+            }
         }
     }
 

@@ -100,34 +100,31 @@ async fn a_backup_that_fails_leaves_nothing_and_no_clock_costs_a_good_one() {
 async fn a_server_starts_while_a_backup_runs_on_the_postgresql_that_the_backup_started() {
     let dir = DataDir::migrated().await;
     let server = Server::embedded(&dir).start().await;
-    // Sessions begin slowly, so that there is time to take a lock before the backup does.
-    dir.admin().await.batch_execute("ALTER SYSTEM SET post_auth_delay = '3s'").await.unwrap();
+    dir.admin().await.batch_execute("ALTER SYSTEM SET max_prepared_transactions = 1").await.unwrap();
+    assert!(server.terminate().await.success());
+    // As if there were much to dump: a transaction that is prepared has its lock also after PostgreSQL's next start.
+    let server = Server::embedded(&dir).start().await;
+    let lock = "BEGIN; LOCK TABLE auth.former_names; PREPARE TRANSACTION 'lock'";
+    dir.admin().await.batch_execute(lock).await.unwrap();
     assert!(server.terminate().await.success());
     let places = tempfile::tempdir().unwrap();
     let place = places.path().join("today");
     let mut backup = postern();
     backup.args(["backup", "--embedded", "--domain", HOME, "--data-dir"]).arg(dir.path()).arg(&place);
     let backup = backup.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-    let admin = eventually("PostgreSQL runs", async || dir.try_admin().await).await;
-    // As if there were much to dump.
-    admin.batch_execute("BEGIN; LOCK TABLE auth.former_names").await.unwrap();
-    let setting = dir.admin().await;
-    setting.batch_execute("ALTER SYSTEM RESET post_auth_delay").await.unwrap();
-    setting.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    // A session in a transaction sees the others as they were when it looked first.
+    let admin = dir.admin().await;
     eventually("the backup waits for the table", async || {
         let sql = "SELECT count(*) FROM pg_stat_activity
                     WHERE application_name = 'postern backup' AND wait_event_type = 'Lock'";
-        (setting.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+        (admin.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
     })
     .await;
-    drop(setting);
     let (postmaster, busy) = (dir.postmaster(), postern_busy(&dir).await);
     assert!(busy.contains("a command, such as `postern backup`"), "{busy}");
     let server = Server::embedded(&dir).start().await;
     assert_eq!(dir.postmaster(), postmaster, "PostgreSQL goes on");
     tokio::time::sleep(A_LINE).await;
-    admin.batch_execute("ROLLBACK").await.unwrap();
+    admin.batch_execute("ROLLBACK PREPARED 'lock'").await.unwrap();
     drop(admin);
     let output = backup.wait_with_output().await.unwrap();
     assert!(output.status.success());

@@ -1,6 +1,6 @@
 //! Generations: a database that is put back to an earlier state is noticed, and what was revoked stays so (QS-12).
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use postern_client::{Client, Event};
 use postern_protocol::qs::QueueKind;
@@ -81,6 +81,8 @@ async fn a_database_that_is_put_back_under_a_server_gets_no_session_until_somebo
         .unwrap();
     admin.execute(end, &[]).await.unwrap();
     eventually("the server works with it no more", async || (!is_ready().await).then_some(())).await;
+    // A look at the database holds for a second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     assert!(!is_ready().await, "nor some time later");
     admin.batch_execute("SELECT operator.keep_generation()").await.unwrap();
     eventually("it goes on by itself", async || is_ready().await.then_some(())).await;

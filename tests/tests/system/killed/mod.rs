@@ -306,11 +306,7 @@ async fn a_restore_that_is_interrupted_while_it_commits_its_generation_comes_to_
     );
     let pg_config = programs(bin.path(), "pg_restore", &script);
     let mut restoring = into_database(&cluster, &dir, &elsewhere);
-    restoring
-        .args(["--jobs", "2"])
-        .env("PG_CONFIG", pg_config)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    restoring.args(["--jobs", "2"]).env("PG_CONFIG", pg_config).stdout(Stdio::piped()).stderr(Stdio::piped());
     let restoring = restoring.kill_on_drop(true).spawn().unwrap();
     eventually("everything is restored", async || restored.exists().then_some(())).await;
     let hanging = async |name: &str| -> i64 {
