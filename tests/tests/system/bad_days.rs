@@ -122,7 +122,8 @@ impl Talk {
     }
 }
 
-/// Nothing failed in a server. One whose clock, or whose database's, is far away may say that no key of its own is valid then.
+/// Nothing failed in a server. One whose clock, or whose database's, is far away, or whose keys end all at once, may say that no
+/// key of its own is valid then.
 pub fn assert_nothing_failed(server: &Server) {
     let log = server.log();
     let is_fault = |line: &str| line.contains("ERROR") && !line.ends_with("no signing key is valid now");

@@ -182,7 +182,8 @@ async fn others_go_on_while_deliveries_wait(heavy_bytes: &str, lock_all: &str) {
     let world = World::builder()
         .setting("POSTERN_DATABASE_HEAVY_BYTES", heavy_bytes)
         .setting("POSTERN_DATABASE_POOL_SIZE", "4")
-        // Those that wait do so for longer than all that follows takes.
+        // Those that wait, also for a connection, do so for longer than all that follows takes.
+        .setting("POSTERN_DATABASE_WAIT_SECONDS", "60")
         .setting("POSTERN_DATABASE_STATEMENT_TIMEOUT_SECONDS", "75")
         .setting("POSTERN_DATABASE_HEAVY_STATEMENT_TIMEOUT_SECONDS", "75")
         .start()

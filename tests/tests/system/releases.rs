@@ -377,7 +377,7 @@ async fn a_server_that_was_away_during_a_migration_which_it_cannot_follow_calls_
     operate("ALTER ROLE postern_server CONNECTION LIMIT 0").await;
     let end =
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'postern_server'";
-    // One may have begun just before.
+    // A session may have begun just before.
     eventually("it has no session", async || (world.value::<i64>(end).await == 0).then_some(())).await;
     let url = ConnectionString::new(world.cluster.admin_url());
     next::next().migrate(&url).await.unwrap();
