@@ -191,8 +191,11 @@ async fn what_is_on_disk_holds_no_chain_keys_addresses_or_payloads() {
     for _ in 0..20 {
         deliver(&database, &[&inbox], &payload).await;
     }
-    let ciphertext: Vec<u8> =
-        database.query_one("SELECT ciphertext FROM qs.messages LIMIT 1", &[]).await.unwrap().get(0);
+    let ciphertext: Vec<u8> = database
+        .query_one("SELECT ciphertext FROM qs.messages ORDER BY seq LIMIT 1", &[])
+        .await
+        .unwrap()
+        .get(0);
     database.batch_execute("CHECKPOINT").await.unwrap();
     let dump = cluster.dump().await;
     assert_eq!(inbox.read(&database).await.len(), 40);
