@@ -161,6 +161,10 @@ async fn wait_for_a_deposit(world: &World, mailbox: &mut Mailbox, address: Addre
 #[tokio::test(flavor = "multi_thread")]
 async fn long_polls_and_wake_ups_are_counted() {
     let world = metrics_world().await;
+    eventually("it listens", async || {
+        (Scrape::of(world.server()).await.value("postern_listening") == 1.0).then_some(())
+    })
+    .await;
     // The notifier starts with the first delivery, and has everybody look then.
     let somebodys = world.mailbox(QueueKind::Contact).await;
     let somebodys = world.address(&somebodys).await;
