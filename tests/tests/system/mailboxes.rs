@@ -29,6 +29,15 @@ impl Conversation {
             (conversation.waiting().await == 0).then_some(())
         })
         .await;
+        // The worker of the server's start is gone: while it ends, another one would leave the work to it.
+        let is_over = "SELECT coalesce(swept = (now() AT TIME ZONE 'UTC')::date AND finished, false)
+                              AND NOT EXISTS (SELECT FROM pg_locks
+                                               WHERE locktype = 'advisory' AND classid = 'qs.sweep'::regclass)
+                         FROM operator.upkeep()";
+        eventually("the upkeep of the day is over", async || {
+            conversation.value::<bool>(is_over).await.then_some(())
+        })
+        .await;
         conversation
     }
 
