@@ -148,8 +148,8 @@ impl Wakeups {
             let places: Vec<i32> = database.query_one(sql, &[&queue_ids, &afters]).await?.get(0);
             let found = places.into_iter().filter_map(|place| seats.get(usize::try_from(place).ok()? - 1));
             found.for_each(|seat| {
-                seat.notify.notify_one();
                 self.0.found.fetch_add(1, Ordering::Relaxed);
+                seat.notify.notify_one();
             });
         }
         Ok(())
@@ -168,8 +168,8 @@ impl Wakeups {
             Some(Wake::Queues(keys)) => {
                 let woken = keys.iter().filter_map(|key| waiting.get(key)).flatten();
                 woken.for_each(|seat| {
-                    seat.notify.notify_one();
                     self.0.woken.fetch_add(1, Ordering::Relaxed);
+                    seat.notify.notify_one();
                 });
             }
             None => tracing::debug!("a notification is not the database's"),

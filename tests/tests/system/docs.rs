@@ -99,7 +99,9 @@ fn files() -> Vec<String> {
         if NOT_OURS.iter().any(|name| place.ends_with(name)) {
             continue;
         }
-        if fs::symlink_metadata(&place).expect("it is there").is_dir() {
+        // A file that another program had there for a moment is none of ours.
+        let Ok(found) = fs::symlink_metadata(&place) else { continue };
+        if found.is_dir() {
             places.extend(fs::read_dir(place).expect("it can be read").map(|entry| entry.unwrap().path()));
         } else {
             files.push(place.strip_prefix(&root).expect("it is below").to_str().expect("UTF-8").to_owned());

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use postern_tests_kit::{HOME, Server, World, binary, in_tree, program};
+use postern_tests_kit::{HOME, Server, World, binary, eventually, in_tree, program};
 use tokio::process::Command;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -93,11 +93,23 @@ async fn run_sql(session: &Client, block: &Block) -> usize {
     number
 }
 
+/// Waits until servers have made the keys in the place of those that a block before revoked: the health that `postern check`
+/// shows has no problem.
+async fn until_well(world: &World) {
+    eventually("health has no problem", async || {
+        (world.count("operator.health() WHERE verdict = 'problem'").await == 0).then_some(())
+    })
+    .await;
+}
+
 /// Runs the commands of a block as one script. A comment behind one is a part of what it prints.
 async fn run_shell(world: &World, folder: &Path, block: &Block) -> usize {
     let place = format!("{PAGE}:{}", block.line);
     let folder = folder.to_str().unwrap();
     let script = block.commands.join("\n").replace(FOLDER, folder).replace(BACKUPS, folder);
+    if script.contains("postern check") {
+        until_well(world).await;
+    }
     let (postgres, ours) = (program("psql"), binary("postern"));
     let folders = [ours.parent().unwrap(), postgres.parent().unwrap()].map(|path| path.display().to_string());
     let output = Command::new("sh")

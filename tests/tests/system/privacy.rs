@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::stream::{self, StreamExt as _};
-use postern_client::Client;
+use postern_client::{Client, Error};
 use postern_protocol::{Address, StateKey};
 use postern_tests_kit::{
     Cluster, World,
@@ -164,7 +164,9 @@ async fn a_dump_of_fifty_accounts_with_three_devices_and_forty_groups_joins_no_u
     for _ in 0..4 {
         stream::iter(people.iter().flatten())
             .for_each_concurrent(8, async |device| {
-                device.sync(Duration::ZERO).await.expect("a device can sync");
+                // One that a busy server sent away has another turn.
+                let synced = device.sync(Duration::ZERO).await;
+                assert!(synced.as_ref().err().is_none_or(Error::is_passing), "{synced:?}");
             })
             .await;
     }
@@ -230,7 +232,8 @@ async fn a_dump_tells_neither_members_nor_messages() {
         .collect();
     assert!(ciphertexts.len() >= 2, "messages wait in both queues");
     let mut parts = BTreeSet::new();
-    for part in ciphertexts.iter().flat_map(|ciphertext| ciphertext.chunks(16)) {
+    // What is left at the end of one may be a byte, which two have in common by chance.
+    for part in ciphertexts.iter().flat_map(|ciphertext| ciphertext.chunks_exact(16)) {
         assert!(parts.insert(part), "two sealed messages share bytes");
     }
     // The state opens under the members' key, not under anything the dump holds.

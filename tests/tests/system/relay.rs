@@ -8,7 +8,9 @@ async fn a_server_killed_between_accept_and_answer_leaves_what_was_accepted() {
     let relay = PostgresRelay::start(&cluster);
     relay.pause_at("operator.claim_home_domain");
 
-    let starting = tokio::spawn(Server::builder(&cluster).through(&relay).try_start());
+    // It waits for the answer for as long as this takes.
+    let patient = Server::builder(&cluster).env("POSTERN_DATABASE_STATEMENT_TIMEOUT_SECONDS", "60");
+    let starting = tokio::spawn(patient.through(&relay).try_start());
     relay.paused().await;
     let admin = cluster.admin().await;
     eventually("the domain is claimed", || async {

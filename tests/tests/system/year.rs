@@ -72,10 +72,15 @@ impl Person {
         }
         group.send(title).await.unwrap_or_else(|error| panic!("{title}: nothing can be said: {error}"));
         for device in &other.used {
-            let heard = |event: &Event| matches!(event, Event::Message { text, .. } if text == title);
-            device.sync_until(PATIENCE, heard).await.expect("it is heard");
+            hear(device, title).await;
         }
     }
+}
+
+/// Waits until a device hears something.
+async fn hear(device: &Client, said: &str) {
+    let is_it = |event: &Event| matches!(event, Event::Message { text, .. } if text == said);
+    eventually("it is heard", async || sync(device).await.iter().any(is_it).then_some(())).await;
 }
 
 /// Takes what waits. A server that does every chore at once may have too much to do for a moment.

@@ -1,5 +1,7 @@
 //! Groups of the DS, whose members have mailboxes.
 
+use std::time::Instant;
+
 use openmls::prelude::{
     BasicCredential, Ciphersuite, Extension, ExtensionType, Extensions, ExternalSender, GroupContext,
     LeafNode, ProposalType, RequiredCapabilitiesExtension, UnknownExtension,
@@ -14,11 +16,11 @@ use postern_protocol::{
     mls::{DELIVERY_ADDRESS, DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY, UserKey},
     name::Domain,
     push::Urgency,
-    qs::{Dequeue, Dequeued, QueueKind, QueuePayload},
+    qs::{Dequeued, QueueKind, QueuePayload},
 };
 
 use super::{Call, Commit, Made, Mailbox, Party, SUITE, fresh_address};
-use crate::{World, home};
+use crate::{PATIENCE, World, home};
 
 pub struct Group {
     pub id: GroupId,
@@ -284,13 +286,18 @@ impl World {
         }
     }
 
-    /// As [`World::receive`], once something is there.
+    /// As [`World::receive`], once something is there. A look costs a token, so it waits there.
     pub async fn await_message(&self, member: &mut Member) {
-        let (after, wait) = (member.mailbox.position, 30);
-        let call = member.mailbox.dequeue(&Dequeue { after, max_messages: None, wait });
-        let dequeued: Dequeued = self.pay(&call).await.decode();
-        assert!(!dequeued.messages.is_empty(), "nothing came");
-        for payload in member.mailbox.open(&dequeued) {
+        let deadline = Instant::now() + PATIENCE;
+        let received = loop {
+            let dequeued: Dequeued = self.pay(&member.mailbox.waiting(30)).await.decode();
+            let received = member.mailbox.open(&dequeued);
+            if !received.is_empty() {
+                break received;
+            }
+            assert!(Instant::now() < deadline, "nothing came");
+        };
+        for payload in received {
             let QueuePayload::Message(message) = payload else { panic!("{payload:?}") };
             member.party.receive(&message);
         }

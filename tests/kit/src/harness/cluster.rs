@@ -61,8 +61,11 @@ impl DataDir {
         Self { path, logs: logs::dir(), disk: None }
     }
 
-    /// One with a migrated cluster, stopped, on a disk of its own of so many megabytes. Only root can make a disk.
+    /// One with a migrated cluster, stopped, on a disk of its own of so many megabytes. Only root can make a disk. No hour ends
+    /// soon after it is made.
     pub async fn on_a_disk_of(megabytes: u64) -> Self {
+        template().await;
+        early_in_the_hour().await;
         let mut dir = Self::fresh();
         dir.disk = Some(SmallDisk::mount(&dir.path, megabytes));
         let (template, path) = (template().await.join("."), dir.path.clone());

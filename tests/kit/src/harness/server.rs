@@ -211,18 +211,23 @@ impl ServerBuilder {
                 let _ = child.wait().await;
                 return Err(std::fs::read_to_string(&log).unwrap_or_default());
             };
-            let _ = writeln!(file, "{line}");
+            note(&mut file, &line);
             if let Some((_, url)) = line.split_once(" at http") {
                 break format!("http{url}");
             }
         };
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                let _ = writeln!(file, "{line}");
+                note(&mut file, &line);
             }
         });
         Ok(Server { child, url, log })
     }
+}
+
+/// Writes a line at once: the server's own log goes into the same file, and nothing of it may come between a line and its end.
+fn note(file: &mut File, line: &str) {
+    let _ = file.write_all(format!("{line}\n").as_bytes());
 }
 
 /// A socket that has an address and does not listen: a server can listen there all the same, and nobody else is given the port.

@@ -52,6 +52,21 @@ async fn all_that_is_said_while_the_server_is_away_arrives_once_and_in_order_in_
 }
 
 #[tokio::test]
+async fn what_was_read_before_the_server_went_away_is_told() {
+    let Scene { world: _world, line, alice, bob, group } = Scene::start().await;
+    bob.group_with_id(&group).send("before").await.unwrap();
+    // It goes once she has read that, and waits for something else.
+    let something_else = |_: &Event| {
+        line.go_away();
+        false
+    };
+    let events = alice.sync_until(PATIENCE, something_else).await.unwrap();
+    assert_eq!(texts(events), ["before"]);
+    let away = alice.sync(Duration::ZERO).await.unwrap_err();
+    assert!(away.is_passing(), "{away}");
+}
+
+#[tokio::test]
 async fn no_more_is_kept_than_there_is_room_for_and_the_sender_is_told() {
     let Scene { world: _world, line, alice, bob: _, group } = Scene::start().await;
     let directory = alice.directory().to_owned();
