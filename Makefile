@@ -9,6 +9,12 @@ ifneq ($(PGRX_PG_CONFIG_PATH),/usr/bin/pg_config)
 export PG_CONFIG ?= $(PGRX_PG_CONFIG_PATH)
 endif
 
+# A registry that does not answer for a moment is asked again.
+export CARGO_NET_RETRY ?= 10
+export PIP_RETRIES ?= 10
+export PIP_DEFAULT_TIMEOUT ?= 60
+export npm_config_fetch_retries ?= 5
+
 RELEASE = target/release
 MAJOR = $(shell $(PGRX_PG_CONFIG_PATH) --version 2>/dev/null | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
 # The same packages and features for every target, or they would compile each other's work anew.

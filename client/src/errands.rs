@@ -91,8 +91,11 @@ impl Session {
     /// due by then was tried: it waits for a poll's usual time, since each poll costs a token.
     pub(crate) fn next_errand(&self, since: u64) -> Result<Option<Duration>> {
         self.store.read(|tx| {
-            let due =
-                [strayed::next_due(tx, since)?, group::next_entry(tx, since)?, group::next_eviction(tx)?];
+            let due = [
+                strayed::next_due(tx, since)?,
+                group::next_entry(tx, since)?,
+                group::next_eviction(tx, since)?,
+            ];
             Ok(due.into_iter().flatten().min())
         })
     }

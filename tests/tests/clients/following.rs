@@ -447,7 +447,8 @@ async fn addresses_that_a_restored_server_lacks_lead_to_their_queues_again_once_
         let said = format!("{from} to an address of before");
         people[from].group_with_id(&group).send(&said).await.unwrap();
         let heard = |event: &Event| matches!(event, Event::Message { text, .. } if *text == said);
-        people[to].sync_until(PATIENCE, heard).await.unwrap();
+        let events = people[to].sync_until(PATIENCE, heard).await.unwrap();
+        assert!(events.iter().any(heard), "{said}: {events:?}");
     }
 }
 

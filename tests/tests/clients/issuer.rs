@@ -170,15 +170,21 @@ async fn keys_of_the_as_that_only_this_client_sees_vouch_for_nobody() {
 async fn keys_that_change_while_a_client_compares_them_are_no_split() {
     let world = World::builder().servers(2).start().await;
     let alice = world.person("alice").await;
+    let shown = async |path: &str| world.send(&Call::get(path).wire()).await.body;
+    let [tokens, keys] = [DIRECTORY_PATH, "/as/keys"];
+    let before = (shown(tokens).await, shown(keys).await);
     world.admin.execute("SELECT operator.rotate_issuer_keys(revoke => true)", &[]).await.unwrap();
     world.admin.execute("SELECT operator.rotate_signing_keys('as', revoke => true)", &[]).await.unwrap();
     // The server takes them over while this goes on.
-    let fetch = async || alice.wallet().fetch(1).await;
-    let (one, other) = tokio::join!(fetch(), alice.look_up(alice.user()));
-    for refused in [one.err(), other.err()].into_iter().flatten() {
-        assert!(!matches!(refused, Error::Issuer(_)), "{refused}");
-    }
-    eventually("she has tokens of the new key", async || alice.wallet().fetch(1).await.ok()).await;
+    eventually("she has tokens of the new key", async || {
+        let are_new = shown(tokens).await != before.0 && shown(keys).await != before.1;
+        let (one, other) = tokio::join!(alice.wallet().fetch(1), alice.look_up(alice.user()));
+        for refused in [one.as_ref().err(), other.as_ref().err()].into_iter().flatten() {
+            assert!(!matches!(refused, Error::Issuer(_)), "{refused}");
+        }
+        (are_new && one.is_ok()).then_some(())
+    })
+    .await;
     assert!(
         !alice.pending_events().unwrap().iter().any(|(_, event)| matches!(event, Event::KeysDiffer { .. }))
     );

@@ -11,7 +11,7 @@ use postern_protocol::{
     key::SigningKey,
     rendezvous::{PayloadsReceived, RendezvousNumber},
 };
-use postern_tests_kit::{BadLine, PATIENCE, World, befriend, binary, home, http1, joined};
+use postern_tests_kit::{BadLine, PATIENCE, World, befriend, binary, eventually, home, http1, joined};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
@@ -500,11 +500,15 @@ async fn a_device_that_was_added_and_never_came_is_removed_again() {
 #[tokio::test]
 async fn nobody_who_does_not_come_in_time_gets_in() {
     let world = World::builder().start().await;
-    let alice = world.person("alice").await;
+    let line = BadLine::to(world.server().address()).await;
+    let alice = builder(&world, &line.url(), "alice").register("alice").await.unwrap();
     let offer = alice.offer_link().await.unwrap();
     let code = offer.code().unwrap();
     let over = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        eventually("the old device waits", async || {
+            line.take_requests().iter().any(|request| request.contains("/receive ")).then_some(())
+        })
+        .await;
         let pass = "UPDATE rendezvous.meetings SET expires = rendezvous.this_minute() - 1";
         world.admin.execute(pass, &[]).await.unwrap();
         world.admin.execute("NOTIFY postern_rendezvous", &[]).await.unwrap();

@@ -301,9 +301,12 @@ fn after_a_refused_eviction_the_users_next_key_is_later_than_any_that_there_was(
     fails(&refusal);
     assert_eq!(told(), 0, "once");
     assert!(due().is_empty(), "it is tried again, later");
-    assert!(bob.store.read(crate::group::next_eviction).unwrap().is_some());
+    assert!(bob.store.read(|tx| crate::group::next_eviction(tx, tx.now())).unwrap().is_some());
     bob.store.write(|tx| crate::group::evicted(tx, &id)).unwrap();
-    assert!(bob.store.read(crate::group::next_eviction).unwrap().is_some(), "it is in the group yet");
+    assert!(
+        bob.store.read(|tx| crate::group::next_eviction(tx, tx.now())).unwrap().is_some(),
+        "it is in the group yet"
+    );
 
     let change = bob.store.read(|tx| crate::group::evict(tx, &GroupState::load(tx, &id)?)).unwrap();
     let removal = bob.stage(&id, &change.expect("it is in the group"));
@@ -314,7 +317,7 @@ fn after_a_refused_eviction_the_users_next_key_is_later_than_any_that_there_was(
     let key = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).user_key)).unwrap();
     assert_eq!(key.unwrap().generation, UserKey::latest_generation(bob.epoch(&id)));
     bob.store.write(|tx| crate::group::evicted(tx, &id)).unwrap();
-    assert_eq!(bob.store.read(crate::group::next_eviction).unwrap(), None);
+    assert_eq!(bob.store.read(|tx| crate::group::next_eviction(tx, tx.now())).unwrap(), None);
     assert!(due().is_empty());
 }
 
@@ -328,7 +331,13 @@ fn others_commits_put_an_eviction_off_by_minutes_and_not_unheard() {
     bob.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
     let fails = |error: &Error| bob.store.write(|tx| crate::group::eviction_failed(tx, &id, error)).unwrap();
     let told = || bob.events().iter().filter(|event| matches!(event, Event::NotShutOut { .. })).count();
-    let pause = || bob.store.read(crate::group::next_eviction).unwrap().expect("it is tried again").as_secs();
+    let pause = || {
+        bob.store
+            .read(|tx| crate::group::next_eviction(tx, tx.now()))
+            .unwrap()
+            .expect("it is tried again")
+            .as_secs()
+    };
     for _ in 0..3 {
         fails(&Error::Contended(8));
     }

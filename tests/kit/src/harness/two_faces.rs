@@ -1,5 +1,6 @@
 //! A server with two faces: a proxy that changes what some connections are shown. A stranger's connection begins with the
-//! question; one on which other requests came before is a client's own.
+//! question, and asks after a client's own has been lied to: a client asks on its own connection first, and then compares. Its
+//! own connection may begin with the question, too: an HTTP client opens another one when the last is not back yet.
 
 use std::{
     net::SocketAddr,
@@ -15,7 +16,18 @@ use tokio::{
 use super::http1::{message, with_body};
 
 /// Changes the body of an answer.
-type Lie = Arc<dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync>;
+type Change = Arc<dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync>;
+
+/// A change of what is shown.
+struct Lie {
+    /// Text in the first line of the requests whose answers are changed.
+    named: String,
+    /// Whether strangers' are changed, too.
+    to_all: bool,
+    change: Change,
+    /// Whether a client was lied to, and no stranger was answered since.
+    is_told: bool,
+}
 
 /// Dropping it ends its connections.
 pub struct TwoFaces {
@@ -26,8 +38,7 @@ pub struct TwoFaces {
 
 #[derive(Default)]
 struct State {
-    /// Text in the first line of the requests whose answers are changed, whether strangers' are, too, and the change.
-    lies: Mutex<Vec<(String, bool, Lie)>>,
+    lies: Mutex<Vec<Lie>>,
     /// Text in the first line of strangers' requests that are not answered yet, and how many of them.
     stumbles: Mutex<(String, usize)>,
     closed: watch::Sender<bool>,
@@ -66,7 +77,7 @@ impl TwoFaces {
 
     fn add(&self, named: &str, to_all: bool, lie: impl Fn(Vec<u8>) -> Vec<u8> + Send + Sync + 'static) {
         let mut lies = self.state.lies.lock().expect("no panic holds it");
-        lies.push((named.to_owned(), to_all, Arc::new(lie)));
+        lies.push(Lie { named: named.to_owned(), to_all, change: Arc::new(lie), is_told: false });
     }
 
     /// Shows everybody what the server says.
@@ -83,20 +94,27 @@ impl Drop for TwoFaces {
 }
 
 impl State {
-    fn stumbles(&self, head: &str, is_stranger: bool) -> bool {
+    /// Whether it is a stranger who asks, with the first request of a connection or with a later one.
+    fn is_stranger(&self, line: &str, is_first: bool) -> bool {
+        let lies = self.lies.lock().expect("no panic holds it");
+        let lie = lies.iter().find(|lie| line.contains(&lie.named));
+        is_first && lie.is_none_or(|lie| lie.is_told)
+    }
+
+    fn stumbles(&self, line: &str, is_stranger: bool) -> bool {
         let mut stumbles = self.stumbles.lock().expect("no panic holds it");
         let (named, times) = &mut *stumbles;
-        let does =
-            is_stranger && *times > 0 && head.lines().next().is_some_and(|line| line.contains(&*named));
+        let does = is_stranger && *times > 0 && line.contains(&*named);
         *times -= usize::from(does);
         does
     }
 
-    fn lie(&self, head: &str, is_stranger: bool) -> Option<Lie> {
-        let line = head.lines().next().unwrap_or_default();
-        let lies = self.lies.lock().expect("no panic holds it");
-        let found = lies.iter().find(|(named, to_all, _)| line.contains(named) && (*to_all || !is_stranger));
-        found.map(|(_, _, lie)| lie.clone())
+    /// The change of an answer, if there is one.
+    fn change(&self, line: &str, is_stranger: bool) -> Option<Change> {
+        let mut lies = self.lies.lock().expect("no panic holds it");
+        let lie = lies.iter_mut().find(|lie| line.contains(&lie.named))?;
+        lie.is_told = !is_stranger;
+        (lie.to_all || !is_stranger).then(|| Arc::clone(&lie.change))
     }
 }
 
@@ -118,21 +136,22 @@ async fn accept(listener: TcpListener, server: SocketAddr, state: Arc<State>) {
 async fn connection(client: TcpStream, server: SocketAddr, state: &State) -> std::io::Result<()> {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = TcpStream::connect(server).await?.into_split();
-    let mut is_stranger = true;
+    let mut is_first = true;
     while let Some((head, request)) = message(&mut from_client).await? {
-        if state.stumbles(&head, is_stranger) {
+        let line = head.lines().next().unwrap_or_default();
+        let is_stranger = state.is_stranger(line, is_first);
+        is_first = false;
+        if state.stumbles(line, is_stranger) {
             to_client.write_all(STUMBLE).await?;
-            is_stranger = false;
             continue;
         }
         to_server.write_all(&request).await?;
         let Some((_, answer)) = message(&mut from_server).await? else { break };
-        let answer = match state.lie(&head, is_stranger) {
-            Some(lie) => with_body(&answer, &*lie),
+        let answer = match state.change(line, is_stranger) {
+            Some(change) => with_body(&answer, &*change),
             None => answer,
         };
         to_client.write_all(&answer).await?;
-        is_stranger = false;
     }
     Ok(())
 }

@@ -1,0 +1,207 @@
+//! The devices of one user in a group: they come in by themselves, as one user, and go when their user removes them.
+
+use std::time::Duration;
+
+use postern_client::{Client, Error, Event, Options};
+use postern_protocol::{
+    ds::GroupId,
+    problem::{MEDIA_TYPE, Problem, ProblemType},
+};
+use postern_tests_kit::{BadLine, PATIENCE, World, befriend, eventually, joined};
+
+use super::{group_of_three, hears, names, patient, receive, with};
+
+#[tokio::test]
+async fn a_second_device_of_a_plain_member_comes_into_all_groups_by_itself_as_the_same_user() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let other = alice.create_group("other").await.unwrap().id().clone();
+    alice.group_with_id(&other).invite(bob.user()).await.unwrap();
+    joined(&bob, 1).await;
+
+    let tablet = world.device(&bob, "tablet").await;
+    receive(&bob).await;
+    joined(&tablet, 2).await;
+    for client in [&alice, &bob, &carol] {
+        receive(client).await;
+    }
+    let expected = ["alice", "bob", "bob", "carol"].map(|name| format!("{name}@home.example"));
+    for client in [&alice, &bob, &carol, &tablet] {
+        receive(client).await;
+        assert_eq!(names(client, &group), expected, "{} needs no introduction", client.user());
+    }
+    tablet.group_with_id(&group).send("from the tablet").await.unwrap();
+    for client in [&alice, &bob, &carol] {
+        hears(client, "from the tablet").await;
+    }
+    carol.group_with_id(&group).send("to all").await.unwrap();
+    for client in [&bob, &tablet] {
+        hears(client, "to all").await;
+    }
+    let titles: Vec<_> = tablet.groups().unwrap().into_iter().map(|found| found.title).collect();
+    assert_eq!(titles.len(), 2);
+    assert!(titles.contains(&"three".to_owned()) && titles.contains(&"other".to_owned()), "{titles:?}");
+
+    // A group that one of Bob's devices makes later is the other's, too, and both may do what Bob may.
+    let own = bob.create_group("own").await.unwrap().id().clone();
+    receive(&bob).await;
+    joined(&tablet, 1).await;
+    tablet.group_with_id(&own).rename("ours").await.unwrap();
+    let titled = |event: &Event| matches!(event, Event::Titled { title, .. } if title == "ours");
+    assert!(bob.sync_until(PATIENCE, titled).await.unwrap().iter().any(titled));
+
+    // Bob is removed whole, by his name, and nobody else is.
+    let group = alice.group_with_id(&group);
+    let removal = group.removal(bob.user()).unwrap();
+    assert!(removal.members.iter().all(|member| member.user.as_ref() == Some(bob.user())));
+    assert_eq!(removal.members.len(), 2);
+    group.remove_all(&removal).await.unwrap();
+    receive(&carol).await;
+    assert_eq!(names(&carol, group.id()), ["alice@home.example", "carol@home.example"]);
+    for client in [&bob, &tablet] {
+        receive(client).await;
+        assert!(matches!(client.group_with_id(group.id()).epoch(), Err(Error::NotMember)));
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_left_a_group_is_not_brought_in_again_by_the_users_others() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob, group) = world.friends(["alice", "bob"], "noise").await;
+    let tablet = world.device(&bob, "tablet").await;
+    receive(&bob).await;
+    joined(&tablet, 1).await;
+    tablet.group_with_id(&group).block().await.unwrap();
+    bob.group_with_id(&group).invite(bob.user()).await.unwrap();
+    receive(&tablet).await;
+    assert!(matches!(tablet.group_with_id(&group).epoch(), Err(Error::NotMember)));
+    receive(&alice).await;
+}
+
+/// Asserts that Alice, Bob and Carol are in the group with a device each, as each of them learns.
+async fn assert_each_with_one_device(clients: [&Client; 3], group: &GroupId) {
+    let expected = ["alice", "bob", "carol"].map(|name| format!("{name}@home.example"));
+    for client in clients {
+        receive(client).await;
+        assert_eq!(names(client, group), expected, "{}", client.user());
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let tablet = world.device(&bob, "tablet").await;
+    receive(&bob).await;
+    joined(&tablet, 1).await;
+    for client in [&bob, &alice, &carol] {
+        receive(client).await;
+        assert_eq!(client.group_with_id(&group).members().unwrap().len(), 4);
+    }
+    // It cannot take a key under which nobody knows whose it is.
+    receive(&tablet).await;
+    let renewal = tablet.group_with_id(&group).with_another_key().unwrap();
+    assert_eq!(tablet.submit(&renewal).await.unwrap_err().problem(), Some(ProblemType::InvalidMls));
+    bob.remove_device(&tablet.client_key()).await.unwrap();
+    receive(&bob).await;
+    assert_each_with_one_device([&bob, &alice, &carol], &group).await;
+    assert!(tablet.group_with_id(&group).rejoin().await.is_err(), "it does not come back, either");
+    bob.group_with_id(&group).send("without it").await.unwrap();
+    hears(&carol, "without it").await;
+    assert_eq!(bob.group_with_id(&group).members().unwrap().len(), 3);
+
+    // A device that comes later has the key that the removed one does not.
+    let phone = world.device(&bob, "phone").await;
+    receive(&bob).await;
+    joined(&phone, 1).await;
+    phone.group_with_id(&group).send("from the phone").await.unwrap();
+    hears(&alice, "from the phone").await;
+}
+
+#[tokio::test]
+async fn a_removed_device_that_the_server_refuses_to_remove_goes_as_soon_as_it_does_not() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let bob = with(bob, Options { server: Some(line.url()), ..patient() });
+    let tablet = world.device(&bob, "tablet").await;
+    receive(&bob).await;
+    joined(&tablet, 1).await;
+    for client in [&bob, &alice, &carol] {
+        receive(client).await;
+        assert_eq!(client.group_with_id(&group).members().unwrap().len(), 4);
+    }
+    let problem = Problem::new(ProblemType::PolicyViolation).to_json();
+    let length = problem.len();
+    let head =
+        format!("HTTP/1.1 403 Forbidden\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {length}\r\n\r\n");
+    let path = format!("POST /ds/groups/{}/messages", group.to_base64url());
+    line.answer(&path, usize::MAX, &[head.as_bytes(), &problem].concat());
+    bob.remove_device(&tablet.client_key()).await.unwrap();
+    let refused = |event: &Event| matches!(event, Event::NotShutOut { .. });
+    let events = bob.sync_until(PATIENCE, refused).await.unwrap();
+    assert_eq!(events.iter().filter(|event| refused(event)).count(), 1, "{events:?}");
+    assert!(line.mend() >= 2);
+    let gone = |event: &Event| matches!(event, Event::Removed { .. });
+    let events = bob.sync_until(PATIENCE, gone).await.unwrap();
+    assert!(events.iter().any(gone) && !events.iter().any(refused), "{events:?}");
+    assert_each_with_one_device([&bob, &alice, &carol], &group).await;
+    bob.group_with_id(&group).send("without it").await.unwrap();
+    hears(&carol, "without it").await;
+}
+
+/// A device that was told of a group and removed from its user before it came in.
+#[tokio::test]
+async fn a_removed_device_does_not_come_into_a_group_with_the_key_that_it_was_told() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let tablet = world.device(&bob, "tablet").await;
+    assert!(tablet.group_with_id(&group).epoch().is_err(), "it is not in yet");
+    // It gets no tokens any more.
+    tablet.wallet().fetch(100).await.unwrap();
+    bob.remove_device(&tablet.client_key()).await.unwrap();
+    receive(&bob).await;
+    for _ in 0..3 {
+        // Its errands fail one after the other.
+        tablet.receive(Duration::ZERO).await.ok();
+    }
+    assert_each_with_one_device([&alice, &carol, &bob], &group).await;
+    bob.group_with_id(&group).send("still here").await.unwrap();
+    hears(&carol, "still here").await;
+    // Another device does, with the key that it is told now.
+    let phone = world.device(&bob, "phone").await;
+    receive(&bob).await;
+    joined(&phone, 1).await;
+}
+
+#[tokio::test]
+async fn devices_that_were_added_apart_come_together_as_one_user() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let tablet = world.device(&bob, "tablet").await;
+    let group = alice.create_group("one").await.unwrap().id().clone();
+    befriend(&alice, &bob, &group).await;
+    joined(&bob, 1).await;
+    joined(&tablet, 1).await;
+    let found = alice.group_with_id(&group);
+    let in_one_place = || {
+        let bobs = found.removal(bob.user()).unwrap().members;
+        bobs.len() == 2 && found.removal_of(&bobs[0].leaf_key).unwrap().members.len() == 2
+    };
+    let together = async || {
+        for client in [&alice, &bob, &tablet] {
+            receive(client).await;
+        }
+        in_one_place().then_some(())
+    };
+    eventually("the devices come together", together).await;
+    assert_eq!(found.members().unwrap().len(), 3);
+    for (speaker, text) in [(&alice, "one"), (&bob, "two"), (&tablet, "three")] {
+        speaker.group_with_id(&group).send(text).await.unwrap();
+        for listener in [&alice, &bob, &tablet] {
+            if listener.client_key() != speaker.client_key() {
+                hears(listener, text).await;
+            }
+        }
+    }
+}
