@@ -9,7 +9,7 @@ use rand::Rng;
 
 use crate::{
     groups::{drained, group, operate, texts},
-    outbox::put_in,
+    outbox::{attempts_ended, put_in},
 };
 
 /// Deliveries that wait in the outbox.
@@ -214,11 +214,8 @@ async fn a_blocked_domain_is_refused_both_ways_at_once_and_its_queue_is_shown() 
     let message = group.party(0).say(b"before");
     neighbours[0].pay(&group.submit(0, &message, None)).await.assert_ok("a message");
     operate(here, "block_domain('b.example')").await;
-    // Attempts that began before the block are over.
-    eventually("no attempt is under way", async || {
-        (here.count("federation.due WHERE holder IS NOT NULL").await == 0).then_some(())
-    })
-    .await;
+    // Those that began before the block.
+    attempts_ended(here).await;
     neighbours.line(0, 1).calm();
 
     let row = operator.query_one("SELECT * FROM operator.neighbours()", &[]).await.expect("it may");

@@ -37,7 +37,6 @@ async fn what_an_empty_one_went_for_is_set_aside_or_comes_though_that_one_was_no
         talk.line(Weather::Cut);
         let (large, _) = talk.submit(&vec![b'x'; 60_000]).await;
         talk.say("after it").await;
-        talk.attempts_ended().await;
         talk.breaking(LARGE, false).await;
         talk.breaks(5).await;
         let taken = talk.taken().await;
