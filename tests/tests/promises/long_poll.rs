@@ -333,11 +333,11 @@ async fn a_server_that_is_told_to_end_answers_who_waits_and_finishes_what_is_und
     let world = two_servers_and_tokens().await;
     let payer = world.payer().await.clone();
     let mut watched = Watched::start(&world).await;
-    let asked = Instant::now();
     let mut polls = Vec::new();
     for _ in 0..4 {
         let mailbox = world.mailbox(QueueKind::Contact).await;
-        polls.push((watched.wait(&payer, &mailbox).await, mailbox));
+        let asked = Instant::now();
+        polls.push((watched.wait(&payer, &mailbox).await, mailbox, asked));
     }
     // Under way: it spent its token and waits to be done.
     let admin = world.cluster.admin().await;
@@ -357,7 +357,7 @@ async fn a_server_that_is_told_to_end_answers_who_waits_and_finishes_what_is_und
 
     let start = Instant::now();
     watched.server.signal(Signal::SIGTERM);
-    for (poll, mut mailbox) in polls {
+    for (poll, mut mailbox, asked) in polls {
         let (answer, at) = poll.answer().await;
         assert!(mailbox.open(&answer.decode()).is_empty());
         assert!(at - asked < Duration::from_secs(WAIT.into()), "its wait was over after {:?}", at - asked);
