@@ -146,7 +146,8 @@ async fn moments_are_those_of_attempts_and_looks_and_none_is_a_messages() {
         )
         .await;
     let expected = [
-        // The moments of the next attempt at a domain, and of that at a lane: the second in which something came, before the first one.
+        // The moments of the next attempt at a domain, and of that at a lane: before the first one, the second in which something
+        // came.
         "attempts.next_try unlogged",
         // The moment at which a connection broke first under a delivery that was alone on it.
         "due.broken_since unlogged",

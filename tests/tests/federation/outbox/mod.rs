@@ -97,16 +97,25 @@ impl Talk {
         self.operate("retry_now('b.example')").await;
     }
 
-    /// The other side takes so many deliveries that wait. The sender cannot settle them as long as the session that is
-    /// returned is in its transaction.
-    async fn take_unsettled(&self, waiting: i64) -> Client {
-        let taken = "SELECT sum(last_number)::bigint FROM federation.incoming_lanes";
-        let before: i64 = self.receiver().value(taken).await;
+    /// The number of deliveries that the other side took.
+    async fn taken(&self) -> i64 {
+        self.receiver().value("SELECT sum(last_number)::bigint FROM federation.incoming_lanes").await
+    }
+
+    /// The sender cannot settle what is taken as long as the session that is returned is in its transaction.
+    async fn keep_unsettled(&self) -> Client {
         let blocker = self.sender().cluster.admin().await;
         blocker.batch_execute("BEGIN; SELECT FROM federation.outgoing_lanes FOR UPDATE").await.unwrap();
+        blocker
+    }
+
+    /// The other side takes so many deliveries that wait, which are kept unsettled.
+    async fn take_unsettled(&self, waiting: i64) -> Client {
+        let before = self.taken().await;
+        let blocker = self.keep_unsettled().await;
         self.reconnect().await;
         eventually("the other side has taken them", async || {
-            (self.receiver().value::<i64>(taken).await == before + waiting).then_some(())
+            (self.taken().await == before + waiting).then_some(())
         })
         .await;
         blocker
@@ -300,11 +309,10 @@ async fn without_tokens_deliveries_wait_and_nothing_is_lost() {
     talk.receiver().admin.execute("SELECT operator.rotate_issuer_keys(revoke => true)", &[]).await.unwrap();
     let pass = "UPDATE federation.looks SET looked = looked - interval '2 minutes'";
     talk.sender().admin.execute(pass, &[]).await.unwrap();
-    let taken = "SELECT sum(last_number)::bigint FROM federation.incoming_lanes";
-    let before: i64 = talk.receiver().value(taken).await;
+    let before = talk.taken().await;
     talk.say("three").await;
     talk.drained().await;
-    assert_eq!(talk.receiver().value::<i64>(taken).await, before + 1, "with another issuer key");
+    assert_eq!(talk.taken().await, before + 1, "with another issuer key");
     let dump = talk.sender().cluster.dump().await;
     let tokens = dump::rows(&dump).into_iter().filter(|row| row.table == "federation.tokens").count();
     assert!(tokens >= 50, "the wallet is in the database: {tokens}");
