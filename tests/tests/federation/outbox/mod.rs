@@ -18,8 +18,10 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use postern_protocol::{MlsMessage, ds::MessageAccepted, problem::ProblemType, qs::QueuePayload};
-use postern_tests_kit::{Group, Mailbox, Neighbours, Weather, World, dump, eventually};
+use postern_protocol::{
+    MlsMessage, ds::MessageAccepted, problem::ProblemType, qs::QueuePayload, token::TOKEN_TYPE,
+};
+use postern_tests_kit::{Group, Mailbox, Neighbours, Weather, World, bytes_of, dump, eventually};
 use tokio_postgres::Client;
 
 use self::lanes::NO_ATTEMPT;
@@ -305,8 +307,18 @@ async fn without_tokens_deliveries_wait_and_nothing_is_lost() {
     talk.operate("retry_now('b.example')").await;
     talk.assert_heard("with tokens").await;
     talk.is_in_state("idle").await;
-    // The issuer's keys are others.
+    // The issuer's keys are others, as its description says: one that was looked at too early would be good for a minute.
+    let keys = async |talk: &Talk| -> Vec<Vec<u8>> {
+        let keys = talk.receiver().description().await.issuer.token_keys;
+        keys.iter().filter(|key| key.token_type == TOKEN_TYPE).map(bytes_of).collect()
+    };
+    let revoked = keys(&talk).await;
     talk.receiver().admin.execute("SELECT operator.rotate_issuer_keys(revoke => true)", &[]).await.unwrap();
+    eventually("there are others", async || {
+        let now = keys(&talk).await;
+        (!now.is_empty() && !now.iter().any(|key| revoked.contains(key))).then_some(())
+    })
+    .await;
     let pass = "UPDATE federation.looks SET looked = looked - interval '2 minutes'";
     talk.sender().admin.execute(pass, &[]).await.unwrap();
     let before = talk.taken().await;
