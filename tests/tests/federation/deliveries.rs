@@ -237,7 +237,7 @@ async fn a_blocked_domain_is_refused_both_ways_at_once_and_its_queue_is_shown() 
     let mut joiner = neighbours[0].candidate().await;
     let (_, call) = elsewhere.make(0, Commit { add: vec![joiner.party.key_package()], ..Default::default() });
     neighbours[1].pay(&call).await.assert_ok("the other side lets it in");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    eventually("it is refused", async || (there.count("federation.attempts").await == 1).then_some(())).await;
     assert_eq!(waiting(&neighbours[1]).await, 1, "and cannot deliver");
     assert!(neighbours[0].read(&mut joiner.mailbox).await.is_empty());
 
