@@ -224,7 +224,7 @@ pub(super) fn problem(error: &Error) -> Problem {
 mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
+        net::{TcpListener, TcpSocket},
     };
 
     use super::*;
@@ -261,11 +261,11 @@ mod tests {
             let error = asked(says, false).await.unwrap_err();
             assert!(!is_broken(&error), "no answer in time: {error}");
         }
-        let nobody = {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            format!("http://{}/", listener.local_addr().unwrap())
-        };
-        let error = reqwest::get(nobody).await.unwrap_err();
+        // It has a port, so that nobody else does, and does not listen there.
+        let nobody = TcpSocket::new_v4().unwrap();
+        nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let url = format!("http://{}/", nobody.local_addr().unwrap());
+        let error = reqwest::get(url).await.unwrap_err();
         assert!(!is_broken(&Error::Unreachable(error.into())), "there is no connection");
         assert!(!is_broken(&Error::UnexpectedAnswer("a long one".to_owned())));
         assert!(!is_broken(&Error::Unreachable("no authority".into())));

@@ -9,7 +9,7 @@ use rand::Rng;
 
 use crate::{
     groups::{drained, group, operate, texts},
-    outbox::put_in,
+    outbox::{attempts_ended, put_in},
 };
 
 /// Deliveries that wait in the outbox.
@@ -146,7 +146,8 @@ async fn moments_are_those_of_attempts_and_looks_and_none_is_a_messages() {
         )
         .await;
     let expected = [
-        // The moments of the next attempt at a domain, and of that at a lane: the second in which something came, before the first one.
+        // The moments of the next attempt at a domain, and of that at a lane: before the first one, the second in which something
+        // came.
         "attempts.next_try unlogged",
         // The moment at which a connection broke first under a delivery that was alone on it.
         "due.broken_since unlogged",
@@ -214,11 +215,8 @@ async fn a_blocked_domain_is_refused_both_ways_at_once_and_its_queue_is_shown() 
     let message = group.party(0).say(b"before");
     neighbours[0].pay(&group.submit(0, &message, None)).await.assert_ok("a message");
     operate(here, "block_domain('b.example')").await;
-    // Attempts that began before the block are over.
-    eventually("no attempt is under way", async || {
-        (here.count("federation.due WHERE holder IS NOT NULL").await == 0).then_some(())
-    })
-    .await;
+    // Those that began before the block.
+    attempts_ended(here).await;
     neighbours.line(0, 1).calm();
 
     let row = operator.query_one("SELECT * FROM operator.neighbours()", &[]).await.expect("it may");
@@ -239,7 +237,7 @@ async fn a_blocked_domain_is_refused_both_ways_at_once_and_its_queue_is_shown() 
     let mut joiner = neighbours[0].candidate().await;
     let (_, call) = elsewhere.make(0, Commit { add: vec![joiner.party.key_package()], ..Default::default() });
     neighbours[1].pay(&call).await.assert_ok("the other side lets it in");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    eventually("it is refused", async || (there.count("federation.attempts").await == 1).then_some(())).await;
     assert_eq!(waiting(&neighbours[1]).await, 1, "and cannot deliver");
     assert!(neighbours[0].read(&mut joiner.mailbox).await.is_empty());
 

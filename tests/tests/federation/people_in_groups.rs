@@ -172,11 +172,7 @@ async fn what_is_out_of_reach_keeps_nobody_from_anything_else() {
     let (dave, erin, home) = neighbours[1].friends(["dave", "erin"], "at home").await;
     // A group at c.example, which is away when its Welcome comes to Bob.
     let away = carol.create_group("away").await.expect("a group can be made").id().clone();
-    carol.group_with_id(&away).invite(bob.user()).await.expect("he can be invited");
-    let asked = |event: &Event| matches!(event, Event::ContactRequested { .. });
-    bob.sync_until(PATIENCE, asked).await.expect("he is asked");
-    let added = |event: &Event| matches!(event, Event::Added { .. });
-    carol.sync_until(PATIENCE, added).await.expect("he is added");
+    befriend(&carol, &bob, &away).await;
     let delivered = "SELECT count(*) FROM federation.outbox";
     eventually("the Welcome is there", async || {
         (neighbours[2].value::<i64>(delivered).await == 0).then_some(())

@@ -2,7 +2,7 @@
 //! change holds at once.
 
 use postern_protocol::{federation::IntroduceServer, key::SigningKey, qs::QueuePayload, token::TokenType};
-use postern_tests_kit::{Ask, Call, Capsule, Commit, Neighbours, Reply, World, challenge};
+use postern_tests_kit::{Ask, Call, Capsule, Commit, Neighbours, Reply, World, challenge, eventually};
 
 use crate::groups::{drained, operate};
 
@@ -85,7 +85,7 @@ async fn deliveries_of_a_domain_that_is_not_on_the_list_wait_there_until_it_is()
     let mut joiner = here.candidate().await;
     let (_, call) = group.make(0, Commit { add: vec![joiner.party.key_package()], ..Default::default() });
     there.pay(&call).await.assert_ok("the other side deals with this one");
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    eventually("it is refused", async || (there.count("federation.attempts").await == 1).then_some(())).await;
     assert_eq!(there.count("federation.outbox").await, 1, "it waits there");
     assert!(here.read(&mut joiner.mailbox).await.is_empty());
     operate(here, "allow_domain('b.example')").await;

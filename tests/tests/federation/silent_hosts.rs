@@ -145,13 +145,14 @@ async fn what_is_for_a_good_neighbour_has_places_that_none_of_hundreds_of_silent
     }
     let waiting = "SELECT count(DISTINCT domain) FROM federation.outbox WHERE domain LIKE 'host%'";
     assert_eq!(world.value::<i64>(waiting).await, (GROUPS * OF_GROUP) as i64);
-    // Those took deliveries until today.
+    // Those took deliveries until today, and nobody knows yet that one does not answer.
     let known = "UPDATE federation.outgoing_lanes SET is_stranger = false WHERE domain LIKE 'host%.known%';
                  INSERT INTO federation.neighbours (domain, first_success, last_success)
                  SELECT DISTINCT l.domain, current_date, current_date
                    FROM federation.outgoing_lanes l
                   WHERE l.domain LIKE 'host%.known%';
                  DELETE FROM federation.attempts WHERE domain LIKE 'host%.known%';
+                 DELETE FROM federation.looks WHERE domain LIKE 'host%';
                  UPDATE federation.due SET standing = 'good', due = now(), holder = NULL
                   WHERE domain LIKE 'host%.known%'";
     world.admin.batch_execute(known).await.expect("it can be so");

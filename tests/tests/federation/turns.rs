@@ -3,14 +3,11 @@
 
 use postern_tests_kit::World;
 
-use crate::outbox::{claimed, make_due, put_in};
+use crate::outbox::{claimed, close_unseen, due_unseen, make_due, put_in};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_family_that_has_its_share_of_attempts_is_passed_over() {
-    let world = World::start().await;
-    // The server claims none of it.
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'x' || n || '.evil.example'", 3, "good").await;
+    let world = due_unseen("'x' || n || '.evil.example'", 3, "good").await;
     make_due(&world, "'y.good.example'", 1, "good").await;
     let claim = async |busy: &str| -> Option<String> {
         let sql = format!(
@@ -22,8 +19,7 @@ async fn a_family_that_has_its_share_of_attempts_is_passed_over() {
     assert_eq!(claim("{evil.example}").await.as_deref(), Some("y.good.example"));
     assert_eq!(claim("{evil.example}").await, None, "the others are of the family that has its share");
     assert!(claim("{}").await.is_some_and(|domain| domain.ends_with(".evil.example")), "it has less again");
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
+    close_unseen(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,17 +63,15 @@ impl Cast {
             }
             cast.groups.push(Group { id, members: members.to_vec() });
         }
-        eventually("everyone is in their groups", async || {
-            cast.receive_all().await;
-            let complete = cast.groups.iter().all(|group| {
-                group.members.iter().all(|member| {
-                    let found = cast.people[*member].group_with_id(&group.id).members();
-                    found.is_ok_and(|found| found.len() == group.members.len())
-                })
-            });
-            complete.then_some(())
-        })
-        .await;
+        let all: usize = groups.iter().map(|members| members.len() * members.len()).sum();
+        while cast.acquaintances() < all {
+            let before = cast.acquaintances();
+            eventually("somebody more is in a group, or hears of one who is", async || {
+                cast.receive_all().await;
+                (cast.acquaintances() > before).then_some(())
+            })
+            .await;
+        }
         cast.catch_up().await;
         for person in &cast.people {
             let told = person.pending_events().expect("events can be read");
@@ -83,6 +81,14 @@ impl Cast {
             cast.begun.push(position(person, QueueKind::Group));
         }
         cast
+    }
+
+    /// The members of all groups, as each member knows them, added up.
+    fn acquaintances(&self) -> usize {
+        let places = self.groups.iter().flat_map(|group| {
+            group.members.iter().map(move |member| self.people[*member].group_with_id(&group.id))
+        });
+        places.filter_map(|place| Some(place.members().ok()?.len())).sum()
     }
 
     /// The groups somebody is in.

@@ -77,8 +77,7 @@ async fn one_token_for_two_different_requests_at_the_same_instant_pays_for_one()
 /// Not by luck: the second comes while the first one's transaction is under way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_whose_first_use_is_under_way_waits_for_its_end() {
-    // Neither is given up while it waits.
-    let world = World::builder().servers(2).tokens(200).patient().start().await;
+    let world = two_servers_and_tokens().await;
     let [one, two] = [world.way(0), world.way(1)];
 
     // The first use ends well.
@@ -184,7 +183,7 @@ async fn a_fault_of_ours_leaves_the_token_unspent() {
         let again = first_answer(&ways[1], request).await;
         assert_eq!(refusal(&again), Some(ProblemType::TokenSpent), "and now it is spent");
     }
-    let answer = ways[0].try_send(&world.paid(mailbox.waiting(0))).await.expect("the mailbox is there");
+    let answer = first_answer(&ways[0], &world.paid(mailbox.waiting(0))).await.expect("the mailbox is there");
     assert_eq!(mailbox.open(&answer.decode()).iter().map(deposited).collect::<Vec<_>>(), ["it arrives"]);
 }
 

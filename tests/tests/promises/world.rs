@@ -7,14 +7,14 @@ use postern_protocol::problem::ProblemType;
 use postern_tests_kit::{Answer, Call, Reply, Server, Way, World, eventually};
 use tokio::sync::Barrier;
 
-/// Two servers on one database.
+/// Two servers on one database. On a machine that stands still now and then no request is given up that waits for a lock.
 pub async fn two_servers() -> World {
-    World::builder().servers(2).start().await
+    World::builder().servers(2).patient().start().await
 }
 
 /// The same, with tokens at hand for requests made by hand.
 pub async fn two_servers_and_tokens() -> World {
-    World::builder().servers(2).tokens(200).start().await
+    World::builder().servers(2).tokens(200).patient().start().await
 }
 
 /// A way to each server for what the client library has prepared. It leads there again after a restart.

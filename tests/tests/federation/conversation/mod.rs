@@ -186,7 +186,9 @@ impl Conversation {
                 "texts, commits, changes, struck connections, databases: {happened:?}"
             );
             assert!(!gave_up(), "somebody gave up");
-            tokio::time::sleep(Duration::from_millis(rng.random_range(200..2500))).await;
+            // The longer it takes, as on a slow machine, the less often something dies.
+            let pause = Duration::from_millis(rng.random_range(200..2500));
+            tokio::time::sleep(pause.mul_f64(1.0 + begun.elapsed().as_secs_f64() / 60.0)).await;
             let world = &mut neighbours[rng.random_range(0..DOMAINS)];
             if servers <= 2 * databases {
                 world.replace(rng.random_range(0..2), Signal::SIGKILL).await;

@@ -10,7 +10,7 @@ use std::sync::{
 use postern_protocol::MlsMessage;
 use postern_tests_kit::{Group, Weather, World, eventually};
 
-use super::{Talk, heard, make_due};
+use super::{Talk, close_unseen, due_unseen, heard, make_due};
 
 /// Bytes of a body beyond which it is a large one here.
 pub(super) const LARGE: usize = 40_000;
@@ -20,9 +20,8 @@ impl Talk {
     /// Connections break under bodies of more bytes than these, or before the answers to them. Returns the number of these.
     pub(super) async fn breaking(&self, most: usize, answers_only: bool) -> Arc<AtomicUsize> {
         let authority = self.neighbours.authority.pem();
-        let broken = self.neighbours.line(0, 1).narrow(&authority, most, answers_only);
-        self.operate("retry_now('b.example')").await;
-        broken
+        let line = self.neighbours.line(0, 1);
+        self.between_attempts(|| line.narrow(&authority, most, answers_only)).await
     }
 
     /// A delivery breaks its own connection so often. Nobody waits for its next attempt.
@@ -82,7 +81,6 @@ async fn what_breaks_its_connections_is_set_aside_and_nothing_that_was_on_them_w
         talk.sender().pay(&group.submit(0, &message, None)).await.assert_ok("a message");
         *said = Some(message);
     }
-    talk.attempts_ended().await;
     // All lanes are tried at once, on one connection.
     let broken = talk.breaking(LARGE, false).await;
     talk.breaks(1).await;
@@ -92,7 +90,7 @@ async fn what_breaks_its_connections_is_set_aside_and_nothing_that_was_on_them_w
         (talk.sender().count(elsewhere).await == 0).then_some(())
     })
     .await;
-    assert_eq!(talk.neighbour::<i64>("refused").await, 1, "the operator sees it");
+    talk.is_seen_to_refuse().await;
     talk.breaks(6).await;
     assert_eq!(talk.sender().count("federation.set_aside").await, 0, "it may still be a bad moment");
     let waits = "federation.outbox WHERE octet_length(sealed) > 60000";
@@ -138,7 +136,6 @@ async fn nothing_is_set_aside_for_a_homeserver_under_which_all_connections_break
     talk.line(Weather::Cut);
     talk.say("small").await;
     talk.say(vec![b'x'; 60_000]).await;
-    talk.attempts_ended().await;
     let broken = talk.breaking(0, false).await;
     eventually("connections break again and again", async || {
         (broken.load(Ordering::SeqCst) >= 24).then_some(())
@@ -157,7 +154,6 @@ async fn what_was_taken_though_connections_broke_before_the_answers_is_not_set_a
     let mut talk = Talk::start().await;
     talk.line(Weather::Cut);
     talk.say(vec![b'x'; 60_000]).await;
-    talk.attempts_ended().await;
     let broken = talk.breaking(LARGE, true).await;
     // The homeserver says that it has it, at the first break of a connection of its own.
     talk.drained().await;
@@ -179,9 +175,7 @@ async fn claim(world: &World) -> Vec<bool> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_is_set_aside_at_its_fifth_break_and_ten_minutes_after_the_first_at_the_earliest() {
-    let world = World::start().await;
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'b.example'", 1, "good").await;
+    let world = due_unseen("'b.example'", 1, "good").await;
     for (breaks, minutes, expected) in
         [(1, 60, false), (3, 60, false), (4, 9, false), (4, 10, true), (50, 9, false)]
     {
@@ -193,15 +187,12 @@ async fn a_delivery_is_set_aside_at_its_fifth_break_and_ten_minutes_after_the_fi
         world.admin.execute(&broken, &[]).await.unwrap();
         assert_eq!(claim(&world).await, [true, expected], "{breaks} times in {minutes} minutes");
     }
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
+    close_unseen(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn breaks_count_on_own_connections_only_and_anew_after_an_attempt_that_failed() {
-    let world = World::start().await;
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'b.example'", 1, "good").await;
+    let world = due_unseen("'b.example'", 1, "good").await;
     let broke = |is_alone: bool| {
         format!(
             "SELECT federation.note_break('b.example', 0::smallint, {HOLDER}, (SELECT o.id FROM federation.outbox o), {is_alone})"
@@ -231,15 +222,12 @@ async fn breaks_count_on_own_connections_only_and_anew_after_an_attempt_that_fai
         "UPDATE federation.outbox SET number = 2; UPDATE federation.outgoing_lanes SET next_number = 3";
     world.admin.batch_execute(next).await.unwrap();
     assert!(!claim(&world).await[0]);
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
+    close_unseen(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pause_of_what_breaks_connections_is_five_minutes_or_retry_seconds_at_most() {
-    let world = World::start().await;
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'b.example'", 1, "good").await;
+    let world = due_unseen("'b.example'", 1, "good").await;
     for (retry_seconds, breaks, least, most) in [
         (1, 0, 0.5, 1.0),
         (1, 50, 0.5, 1.0),
@@ -261,8 +249,7 @@ async fn the_pause_of_what_breaks_connections_is_five_minutes_or_retry_seconds_a
         world.admin.execute("SELECT federation.find_due()", &[]).await.unwrap();
         assert!(world.value::<bool>("SELECT due > now() FROM federation.due").await);
     }
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
+    close_unseen(world).await;
 }
 
 /// It takes nothing, answers what changes nothing, and ends all other connections, or refuses.
@@ -307,9 +294,7 @@ async fn a_stranger_ends_no_lanes_pause_by_an_answer_in_another_one_and_grows_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_more_often_a_stranger_failed_the_longer_is_the_pause_after_a_break() {
-    let world = World::start().await;
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'evil.example'", 1, "stranger").await;
+    let world = due_unseen("'evil.example'", 1, "stranger").await;
     for (failures, least) in [(0, 2.0), (3, 16.0), (30, 150.0)] {
         let broken = format!(
             "DELETE FROM federation.attempts;
@@ -323,8 +308,7 @@ async fn the_more_often_a_stranger_failed_the_longer_is_the_pause_after_a_break(
             world.value("SELECT extract(epoch FROM due - now())::float8 FROM federation.due").await;
         assert!((least..=2.0 * least).contains(&pause), "{pause} s after {failures}");
     }
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
+    close_unseen(world).await;
 }
 
 /// Halving takes a request and a question for each step: where connections break late there is no time for that.

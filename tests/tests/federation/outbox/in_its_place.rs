@@ -10,11 +10,6 @@ use super::{
 };
 
 impl Talk {
-    /// The number of deliveries that the other side took.
-    async fn taken(&self) -> i64 {
-        self.receiver().value("SELECT sum(last_number)::bigint FROM federation.incoming_lanes").await
-    }
-
     /// The sender's database refuses whatever is being settled, which waits for a lock, and no attempt is under way then. The
     /// refusal is in its log: nothing is asserted of that.
     async fn refuse_to_settle(&self) {
@@ -37,12 +32,10 @@ async fn what_an_empty_one_went_for_is_set_aside_or_comes_though_that_one_was_no
         talk.line(Weather::Cut);
         let (large, _) = talk.submit(&vec![b'x'; 60_000]).await;
         talk.say("after it").await;
-        talk.attempts_ended().await;
         talk.breaking(LARGE, false).await;
         talk.breaks(5).await;
         let taken = talk.taken().await;
-        let blocker = talk.sender().cluster.admin().await;
-        blocker.batch_execute("BEGIN; SELECT FROM federation.outgoing_lanes FOR UPDATE").await.unwrap();
+        let blocker = talk.keep_unsettled().await;
         talk.age().await;
         eventually("the other side has taken an empty one", async || {
             talk.hurry().await;

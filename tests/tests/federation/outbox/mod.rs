@@ -3,6 +3,7 @@
 mod broken;
 mod clocks;
 mod in_its_place;
+mod lanes;
 mod retried;
 mod room;
 mod rules;
@@ -17,9 +18,14 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use postern_protocol::{MlsMessage, ds::MessageAccepted, problem::ProblemType, qs::QueuePayload};
-use postern_tests_kit::{Group, Mailbox, Neighbours, Weather, World, dump, eventually};
+use postern_protocol::{
+    MlsMessage, ds::MessageAccepted, problem::ProblemType, qs::QueuePayload, token::TOKEN_TYPE,
+};
+use postern_tests_kit::{Group, Mailbox, Neighbours, Weather, World, bytes_of, dump, eventually};
 use tokio_postgres::Client;
+
+use self::lanes::NO_ATTEMPT;
+pub use self::lanes::{attempts_ended, claimed, close_unseen, due_unseen, make_due, put_in};
 
 /// A group at the first domain with a member there, who speaks, and one at the second, over a line that can be bad.
 struct Talk {
@@ -63,35 +69,55 @@ impl Talk {
         self.sender().admin.execute(&sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    /// The attempts that began before, and know what waited then, have ended.
-    async fn attempts_ended(&self) {
-        let under_way = "federation.due WHERE holder IS NOT NULL";
-        let ended = async || (self.sender().count(under_way).await == 0).then_some(());
-        eventually("no attempt is under way", ended).await;
+    /// Changes something while no attempt is under way, and none begins; then what waits is tried. So an attempt meets what was
+    /// before or what is now, not both, and those that meet what is now know all that waits.
+    async fn between_attempts<T>(&self, change: impl FnOnce() -> T) -> T {
+        let sender = self.sender();
+        eventually("no attempt is under way", async || {
+            sender.admin.batch_execute("BEGIN").await.unwrap();
+            let none = sender.value::<bool>(NO_ATTEMPT).await;
+            if !none {
+                sender.admin.batch_execute("ROLLBACK").await.unwrap();
+            }
+            none.then_some(())
+        })
+        .await;
+        let changed = change();
+        self.operate("retry_now('b.example')").await;
+        sender.admin.batch_execute("COMMIT").await.unwrap();
+        changed
     }
 
-    /// The line, which was cut, is good again, and is tried: by no attempt that began before.
+    /// The line, which was cut, is good again, and is tried.
     async fn reconnect(&self) {
-        self.attempts_ended().await;
-        self.is_fair().await;
+        self.between_attempts(|| self.line(Weather::Fair)).await;
     }
 
-    /// The line is good, and is tried.
+    /// The line is good, and is tried, whatever is under way.
     async fn is_fair(&self) {
         self.line(Weather::Fair);
         self.operate("retry_now('b.example')").await;
     }
 
-    /// The other side takes so many deliveries that wait. The sender cannot settle them as long as the session that is
-    /// returned is in its transaction.
-    async fn take_unsettled(&self, waiting: i64) -> Client {
-        let taken = "SELECT sum(last_number)::bigint FROM federation.incoming_lanes";
-        let before: i64 = self.receiver().value(taken).await;
+    /// The number of deliveries that the other side took.
+    async fn taken(&self) -> i64 {
+        self.receiver().value("SELECT sum(last_number)::bigint FROM federation.incoming_lanes").await
+    }
+
+    /// The sender cannot settle what is taken as long as the session that is returned is in its transaction.
+    async fn keep_unsettled(&self) -> Client {
         let blocker = self.sender().cluster.admin().await;
         blocker.batch_execute("BEGIN; SELECT FROM federation.outgoing_lanes FOR UPDATE").await.unwrap();
+        blocker
+    }
+
+    /// The other side takes so many deliveries that wait, which are kept unsettled.
+    async fn take_unsettled(&self, waiting: i64) -> Client {
+        let before = self.taken().await;
+        let blocker = self.keep_unsettled().await;
         self.reconnect().await;
         eventually("the other side has taken them", async || {
-            (self.receiver().value::<i64>(taken).await == before + waiting).then_some(())
+            (self.taken().await == before + waiting).then_some(())
         })
         .await;
         blocker
@@ -104,12 +130,13 @@ impl Talk {
     ) -> Arc<AtomicUsize> {
         let refused = Arc::new(AtomicUsize::new(0));
         let count = refused.clone();
-        self.neighbours.line(0, 1).judge(&self.neighbours.authority.pem(), move |body| {
+        let verdict = move |body: &[u8]| {
             let status = refuses(body)?;
             count.fetch_add(1, Ordering::SeqCst);
             Some(status)
-        });
-        self.operate("retry_now('b.example')").await;
+        };
+        let authority = self.neighbours.authority.pem();
+        self.between_attempts(|| self.neighbours.line(0, 1).judge(&authority, verdict)).await;
         refused
     }
 
@@ -144,6 +171,12 @@ impl Talk {
     async fn neighbour<T: for<'a> tokio_postgres::types::FromSql<'a>>(&self, column: &str) -> T {
         let sql = format!("SELECT {column} FROM operator.neighbours() WHERE domain = 'b.example'");
         self.sender().value(&sql).await
+    }
+
+    /// The operator sees that it refuses a delivery, or that one breaks its connections.
+    async fn is_seen_to_refuse(&self) {
+        let looked = async || (self.neighbour::<i64>("refused").await == 1).then_some(());
+        eventually("the operator sees it", looked).await;
     }
 
     async fn is_in_state(&self, state: &str) {
@@ -274,15 +307,24 @@ async fn without_tokens_deliveries_wait_and_nothing_is_lost() {
     talk.operate("retry_now('b.example')").await;
     talk.assert_heard("with tokens").await;
     talk.is_in_state("idle").await;
-    // The issuer's keys are others.
+    // The issuer's keys are others, as its description says: one that was looked at too early would be good for a minute.
+    let keys = async |talk: &Talk| -> Vec<Vec<u8>> {
+        let keys = talk.receiver().description().await.issuer.token_keys;
+        keys.iter().filter(|key| key.token_type == TOKEN_TYPE).map(bytes_of).collect()
+    };
+    let revoked = keys(&talk).await;
     talk.receiver().admin.execute("SELECT operator.rotate_issuer_keys(revoke => true)", &[]).await.unwrap();
+    eventually("there are others", async || {
+        let now = keys(&talk).await;
+        (!now.is_empty() && !now.iter().any(|key| revoked.contains(key))).then_some(())
+    })
+    .await;
     let pass = "UPDATE federation.looks SET looked = looked - interval '2 minutes'";
     talk.sender().admin.execute(pass, &[]).await.unwrap();
-    let taken = "SELECT sum(last_number)::bigint FROM federation.incoming_lanes";
-    let before: i64 = talk.receiver().value(taken).await;
+    let before = talk.taken().await;
     talk.say("three").await;
     talk.drained().await;
-    assert_eq!(talk.receiver().value::<i64>(taken).await, before + 1, "with another issuer key");
+    assert_eq!(talk.taken().await, before + 1, "with another issuer key");
     let dump = talk.sender().cluster.dump().await;
     let tokens = dump::rows(&dump).into_iter().filter(|row| row.table == "federation.tokens").count();
     assert!(tokens >= 50, "the wallet is in the database: {tokens}");
@@ -451,7 +493,6 @@ async fn what_a_proxy_refuses_for_its_size_holds_nobody_up_and_is_tried_again_ea
     let (large, _) = talk.submit(&vec![b'x'; 60_000]).await;
     talk.say("after it").await;
     talk.say(vec![b'y'; 1000]).await;
-    talk.attempts_ended().await;
     let all = [&talk.said[0], &large, &talk.said[1], &talk.said[2]].map(|it| it.as_bytes().to_vec());
     let requests = Arc::new(Mutex::new(Vec::new()));
     let noted = requests.clone();
@@ -509,8 +550,7 @@ async fn while_a_delivery_is_refused_other_lanes_go_on_and_the_operator_sees_it(
     let said = talk.said[0].as_bytes().to_vec();
     let refused = talk.refusing(move |body| has(body, &said).then_some(500)).await;
     refused_often(&refused, 2).await;
-    eventually("the operator sees it", async || (talk.neighbour::<i64>("refused").await == 1).then_some(()))
-        .await;
+    talk.is_seen_to_refuse().await;
     let lanes: Vec<i16> = talk
         .sender()
         .value("SELECT array_agg(DISTINCT lane) FROM federation.outgoing_lanes WHERE waiting = 0")
@@ -603,40 +643,9 @@ async fn a_slow_attempt_keeps_its_lane() {
     talk.neighbours.close();
 }
 
-/// Lanes of these domains are due, whose names are an expression of `n`, in this standing.
-pub async fn make_due(world: &World, domain: &str, number: usize, standing: &str) {
-    let sql = format!(
-        "INSERT INTO federation.outgoing_lanes
-             (domain, lane, instance, next_number, waiting, waiting_bytes, is_stranger, last_used)
-         SELECT {domain}, 0, uuid_send(gen_random_uuid()), 2, 1, 9, '{standing}' = 'stranger', current_date
-           FROM generate_series(1, {number}) n;
-         INSERT INTO federation.neighbours (domain, first_success, last_success)
-         SELECT {domain}, current_date, current_date
-           FROM generate_series(1, {number}) n
-          WHERE '{standing}' <> 'stranger';
-         INSERT INTO federation.outbox (id, domain, lane, number, sealed, day)
-         SELECT uuid_send(gen_random_uuid()), {domain}, 0, 1, m.key_id || '\\x00'::bytea, current_date
-           FROM generate_series(1, {number}) n, operator.master_key m;
-         INSERT INTO federation.due (domain, lane, family, standing, due)
-         SELECT {domain}, 0, federation.share({domain}), '{standing}', now() - interval '1 hour'
-           FROM generate_series(1, {number}) n;"
-    );
-    world.admin.batch_execute(&sql).await.unwrap();
-}
-
-/// The domain of the next lane that is claimed after this family's turn, and whose turn it was.
-pub async fn claimed(world: &World, standing: &str, after: &str) -> (Option<String>, String) {
-    let sql = "SELECT domain, family
-                 FROM federation.claim_lane($1, uuid_send(gen_random_uuid()), 10, 64, 786432, $2, '{}')";
-    let row = world.admin.query_one(sql, &[&standing, &after]).await.unwrap();
-    (row.get(0), row.get(1))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_taken_though_its_answer_was_lost_is_refused_no_more() {
-    let world = World::start().await;
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'b.example'", 1, "good").await;
+    let world = due_unseen("'b.example'", 1, "good").await;
     let more = "INSERT INTO federation.outbox (id, domain, lane, number, sealed, day)
                 SELECT decode(repeat('02', 16), 'hex'), 'b.example', 0, 2, m.key_id || '\\x00'::bytea, current_date
                   FROM operator.master_key m;
@@ -650,15 +659,12 @@ async fn what_was_taken_though_its_answer_was_lost_is_refused_no_more() {
     assert_eq!(world.value::<String>(compare).await, "settled");
     let refusals = "SELECT refusals FROM federation.due";
     assert_eq!(world.value::<i32>(refusals).await, 0, "the next one is another one");
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
+    close_unseen(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_is_refused_holds_its_lane_up_for_refused_attempts() {
-    let world = World::start().await;
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'b.example'", 1, "good").await;
+    let world = due_unseen("'b.example'", 1, "good").await;
     let mut tried = 0;
     loop {
         let claim = "SELECT is_last_try FROM federation.claim_lane(
@@ -673,20 +679,5 @@ async fn a_delivery_that_is_refused_holds_its_lane_up_for_refused_attempts() {
         world.admin.execute("UPDATE federation.due SET due = now()", &[]).await.unwrap();
     }
     assert_eq!(tried, 10, "refused_attempts");
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
-}
-
-/// Puts a delivery of so many bytes in for each of these domains, an expression of `n`. Returns how many were put in.
-pub async fn put_in(world: &World, domain: &str, number: usize, bytes: usize) -> usize {
-    let sql = format!(
-        "SELECT federation.enqueue(array_agg(0::smallint), array_agg(({domain})::text),
-                                   array_agg(uuid_send(gen_random_uuid())),
-                                   array_agg(m.key_id || decode(repeat('00', {bytes}), 'hex')))
-           FROM generate_series(1, {number}) n, operator.master_key m"
-    );
-    match world.value::<Vec<i16>>(&sql).await {
-        all if all.is_empty() => number,
-        some => some.iter().filter(|result| **result == 0).count(),
-    }
+    close_unseen(world).await;
 }

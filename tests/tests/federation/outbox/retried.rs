@@ -2,13 +2,11 @@
 
 use postern_tests_kit::World;
 
-use super::make_due;
+use super::{close_unseen, due_unseen, make_due};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_is_retried_is_claimed_alone() {
-    let world = World::start().await;
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'b.example'", 1, "good").await;
+    let world = due_unseen("'b.example'", 1, "good").await;
     let more = "INSERT INTO federation.outbox (id, domain, lane, number, sealed, day, retried)
                 SELECT uuid_send(gen_random_uuid()), 'b.example', 0, n.number, m.key_id || '\\x00'::bytea, current_date,
                        n.retried
@@ -29,8 +27,7 @@ async fn a_delivery_that_is_retried_is_claimed_alone() {
         );
         world.admin.batch_execute(&taken).await.unwrap();
     }
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
+    close_unseen(world).await;
 }
 
 /// Connections break when a homeserver starts anew, say: that says nothing of the delivery.

@@ -2,13 +2,11 @@
 
 use postern_tests_kit::World;
 
-use super::{claimed, make_due};
+use super::{claimed, close_unseen, due_unseen, make_due};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_rule_refuses_costs_no_claim_and_goes_on_once_it_is_allowed() {
-    let world = World::start().await;
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'x' || n || '.evil.example'", 300, "good").await;
+    let world = due_unseen("'x' || n || '.evil.example'", 300, "good").await;
     make_due(&world, "'good.example'", 1, "good").await;
     let rules =
         "SELECT operator.set_federation_policy('allow_list'); SELECT operator.allow_domain('good.example')";
@@ -29,8 +27,7 @@ async fn what_a_rule_refuses_costs_no_claim_and_goes_on_once_it_is_allowed() {
     world.admin.execute("UPDATE federation.due SET standing = 'refused', due = now()", &[]).await.unwrap();
     world.admin.execute("SELECT federation.find_due()", &[]).await.unwrap();
     assert_eq!(world.count(refused).await, 201);
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
+    close_unseen(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,18 @@
 use std::time::{Duration, Instant};
 
 use postern_protocol::qs::QueuePayload;
-use postern_tests_kit::{Neighbours, Weather, World};
+use postern_tests_kit::{Neighbours, Weather, eventually};
 
-use super::{Talk, make_due};
+use super::{Talk, close_unseen, due_unseen};
+
+/// So many attempts at a domain are under way, at least.
+async fn are_under_way(talk: &Talk, number: i64, domain: &str) {
+    let attempts = format!("federation.due WHERE domain = '{domain}' AND holder IS NOT NULL");
+    eventually("attempts are under way", async || {
+        (talk.sender().count(&attempts).await >= number).then_some(())
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_attempts_wait_apart() {
@@ -27,7 +36,8 @@ async fn slow_attempts_wait_apart() {
         let said = group.party(0).say(b"slowly");
         talk.sender().pay(&group.submit(0, &said, None)).await.assert_ok("a message");
     }
-    // Until those that came first count as slow.
+    // As many as a family of names has places for; until those that came first count as slow.
+    are_under_way(&talk, 2, "b.example").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let said = talk.group.party(0).say(b"in time");
     talk.sender().pay(&talk.group.submit(0, &said, None)).await.assert_ok("a message");
@@ -58,6 +68,7 @@ async fn an_attempt_that_is_put_off_while_it_gets_tokens_has_them_the_next_time(
     let said = silent.party(0).say(b"to one that is silent");
     talk.sender().pay(&silent.submit(0, &said, None)).await.assert_ok("a message");
     // Until that has the only place for an attempt that takes long.
+    are_under_way(&talk, 1, "c.example").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let spend = "DELETE FROM federation.tokens WHERE domain = 'b.example'";
     talk.sender().admin.execute(spend, &[]).await.unwrap();
@@ -78,9 +89,7 @@ async fn an_attempt_that_is_put_off_while_it_gets_tokens_has_them_the_next_time(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_finds_no_place_to_be_slow_is_no_failure() {
-    let world = World::start().await;
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'b.example'", 1, "good").await;
+    let world = due_unseen("'b.example'", 1, "good").await;
     let holder = "UPDATE federation.due
                      SET holder = '\\x01010101010101010101010101010101', due = now() + interval '10 s'";
     world.admin.execute(holder, &[]).await.unwrap();
@@ -107,6 +116,5 @@ async fn an_attempt_that_finds_no_place_to_be_slow_is_no_failure() {
     // Once it is prompt again, so is its standing.
     world.admin.execute("SELECT federation.recover('b.example')", &[]).await.unwrap();
     assert_eq!(world.value::<String>("SELECT standing FROM federation.due").await, "good");
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
+    close_unseen(world).await;
 }
