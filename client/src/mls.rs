@@ -12,7 +12,6 @@ use openmls_sqlite_storage::Codec;
 use openmls_traits::signatures::{Signer, SignerError};
 use postern_protocol::{
     PublicKey,
-    ds::MAX_PAST_EPOCHS,
     key::SigningKey,
     mls::{DELIVERY_ADDRESS, GROUP_POLICY, Pseudonym, USER_KEY},
 };
@@ -107,13 +106,13 @@ pub(crate) fn late_messages() -> SenderRatchetConfiguration {
 }
 
 /// The configuration of a group: handshakes have public framing, so that servers can check them,
-/// and application messages are private and may be late. A Welcome is without the ratchet tree, which the
+/// and application messages are private and may be so many epochs late. A Welcome is without the ratchet tree, which the
 /// server has.
-pub(crate) fn join_config() -> MlsGroupJoinConfig {
+pub(crate) fn join_config(past_epochs: usize) -> MlsGroupJoinConfig {
     MlsGroupJoinConfig::builder()
         .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
         .padding_size(PADDING)
-        .max_past_epochs(MAX_PAST_EPOCHS)
+        .max_past_epochs(past_epochs)
         .sender_ratchet_configuration(late_messages())
         .build()
 }

@@ -18,7 +18,7 @@ use crate::{
     installation::Installation,
     messages,
     postgresql::SystemPostgres,
-    postmaster::SOCKET_NAME,
+    postmaster::{Interrupted, SOCKET_NAME},
     settings::{self, Settings},
     upgrade::{self, ALONE, OWN_SETTINGS},
     user::ClusterUser,
@@ -208,12 +208,21 @@ impl PrivateCluster {
     /// There is no cluster and none is to be made; another process runs the cluster; PostgreSQL or the extension is
     /// missing, or does not start.
     pub fn start(options: &ClusterOptions) -> anyhow::Result<Self> {
+        Self::start_while(options, &|| true)
+    }
+
+    /// Does what [`PrivateCluster::start`] does, and gives up once `go_on` says no: a PostgreSQL that takes no sessions yet, since
+    /// it recovers for long, is stopped.
+    ///
+    /// # Errors
+    /// As for [`PrivateCluster::start`]; [`Interrupted`], if `go_on` said no.
+    pub fn start_while(options: &ClusterOptions, go_on: &dyn Fn() -> bool) -> anyhow::Result<Self> {
         options.expect_cluster()?;
-        let (user, dir, lock) = locked(&options.data_dir)?;
+        let (user, dir, lock) = locked(&options.data_dir, go_on)?;
         // A restore may have begun and ended meanwhile.
         options.expect_restored()?;
         let is_used = dir.without_commands()?.is_none();
-        Self::start_locked(options, user, dir, lock, is_used)
+        Self::start_locked(options, user, dir, lock, is_used, go_on)
     }
 
     /// Starts the cluster of a restore, which is made if there is none, and returns whether it was. Nobody else starts it
@@ -223,7 +232,7 @@ impl PrivateCluster {
     /// There is a cluster that no restore made; another process runs it; PostgreSQL or the extension is missing, or does
     /// not start.
     pub fn start_restore(options: &ClusterOptions) -> anyhow::Result<(Self, bool)> {
-        let (user, dir, lock) = locked(&options.data_dir)?;
+        let (user, dir, lock) = locked(&options.data_dir, &|| true)?;
         options.expect_place_for_restore()?;
         let makes = !options.cluster_exists();
         let (mark, place) = (dir.path().join(RESTORING), dir.path().to_owned());
@@ -234,7 +243,7 @@ impl PrivateCluster {
             // The last one was killed while it tried them.
             user.write(&cluster.join(OWN_SETTINGS), "")?;
         }
-        match Self::start_locked(options, user, dir, lock, false) {
+        match Self::start_locked(options, user, dir, lock, false, &|| true) {
             Ok(started) => Ok((started, makes)),
             Err(error) if makes && cluster.exists() => {
                 // Nothing of it was there before, and what does not start could not be looked at by the next restore.
@@ -333,6 +342,7 @@ impl PrivateCluster {
         dir: DataDir,
         lock: Flock<File>,
         is_used: bool,
+        go_on: &dyn Fn() -> bool,
     ) -> anyhow::Result<Self> {
         if is_used
             && dir.postmaster().condition() == Condition::Ready
@@ -371,7 +381,7 @@ impl PrivateCluster {
             environment: options.environment.clone(),
         };
         let cluster = Self { dir, user, own: Some(own), command: None };
-        cluster.start_postmaster(&|| true)?;
+        cluster.start_postmaster(go_on)?;
         Ok(cluster)
     }
 
@@ -391,7 +401,7 @@ impl PrivateCluster {
             None => Ok(Self { dir, user, own: None, command }),
             Some(lock) => {
                 options.expect_restored()?;
-                let started = Self::start_locked(options, user, dir, lock, is_used)?;
+                let started = Self::start_locked(options, user, dir, lock, is_used, &|| true)?;
                 // A server may run it from here on.
                 Ok(Self { own: None, command, ..started })
             }
@@ -432,7 +442,7 @@ impl PrivateCluster {
     /// # Errors
     /// Another process runs the cluster, or PostgreSQL does not stop.
     pub fn stop_in(data_dir: &Path) -> anyhow::Result<()> {
-        let (_, dir, _lock) = locked(data_dir)?;
+        let (_, dir, _lock) = locked(data_dir, &|| true)?;
         dir.postmaster().stop()
     }
 
@@ -445,7 +455,8 @@ impl PrivateCluster {
     /// `go_on` says no: it is stopped then.
     ///
     /// # Errors
-    /// Another process runs the cluster; a session outlives its postmaster; PostgreSQL does not start.
+    /// Another process runs the cluster; a session outlives its postmaster; PostgreSQL does not start. [`Interrupted`], if `go_on`
+    /// said no.
     pub fn start_again(&self, go_on: &dyn Fn() -> bool) -> anyhow::Result<()> {
         let postmaster = self.dir.postmaster();
         if postmaster.pid().is_some() {
@@ -531,8 +542,12 @@ impl PrivateCluster {
     }
 }
 
-/// The data directory, for this process alone. A command has the lock while it starts or stops PostgreSQL, and is waited for.
-pub(crate) fn locked(data_dir: &Path) -> anyhow::Result<(ClusterUser, DataDir, Flock<File>)> {
+/// The data directory, for this process alone. A command has the lock while it starts or stops PostgreSQL, and is waited for, until
+/// `go_on` says no.
+pub(crate) fn locked(
+    data_dir: &Path,
+    go_on: &dyn Fn() -> bool,
+) -> anyhow::Result<(ClusterUser, DataDir, Flock<File>)> {
     let user = ClusterUser::find()?;
     let dir = DataDir::prepare(data_dir, &user)?;
     let mut ready_since = None;
@@ -540,6 +555,9 @@ pub(crate) fn locked(data_dir: &Path) -> anyhow::Result<(ClusterUser, DataDir, F
     loop {
         if let Some(lock) = dir.lock()? {
             return Ok((user, dir, lock));
+        }
+        if !go_on() {
+            return Err(Interrupted.into());
         }
         looks += 1;
         unused = if dir.without_commands()?.is_none() { 0 } else { unused + 1 };

@@ -27,7 +27,7 @@ use std::process::Output;
 pub use cluster::{ClusterOptions, Look, PrivateCluster, Stopped, TakenOver};
 pub use data_dir::{log_file, make_dirs, postmaster};
 pub use postgresql::{dump_programs, installed_version};
-pub use postmaster::{Condition, SOCKET_NAME};
+pub use postmaster::{Condition, Interrupted, SOCKET_NAME};
 pub use size::size_in_words;
 pub use upgrade::{Upgraded, drop_kept, upgrade};
 

@@ -1,8 +1,8 @@
 //! PostgreSQL's processes in one of its data directories: started, looked at, ended.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
+    error, fmt, fs, io,
+    os::unix::{fs::MetadataExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::Stdio,
     thread::sleep,
@@ -48,6 +48,18 @@ pub enum Condition {
     Ended,
 }
 
+/// The error of a start that was told to end before PostgreSQL took sessions. It left no PostgreSQL running.
+#[derive(Debug)]
+pub struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("stopped before PostgreSQL took connections")
+    }
+}
+
+impl error::Error for Interrupted {}
+
 /// PostgreSQL in one of its data directories, whether it runs or not.
 pub struct Postmaster {
     data: PathBuf,
@@ -73,11 +85,11 @@ impl Postmaster {
         }
     }
 
-    /// Starts it, and returns when it takes sessions, or once `go_on` says no: it is stopped then. `options` are for
-    /// `postgres`.
+    /// Starts it, and returns when it takes sessions, or once `go_on` says no: it is stopped then, by force if it does not follow,
+    /// for a recovery has nothing to lose. `options` are for `postgres`.
     ///
     /// # Errors
-    /// It does not start: the error has the end of its log.
+    /// It does not start: the error has the end of its log. [`Interrupted`], if `go_on` said no.
     pub fn start(
         &self,
         user: &ClusterUser,
@@ -87,6 +99,9 @@ impl Postmaster {
         options: &str,
         go_on: &dyn Fn() -> bool,
     ) -> anyhow::Result<()> {
+        if !go_on() {
+            return Err(Interrupted.into());
+        }
         if fs::metadata(log).is_ok_and(|log| log.len() > LOG_KEEP_BYTES) {
             fs::rename(log, log.with_extension("log.old"))?;
         }
@@ -104,15 +119,35 @@ impl Postmaster {
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot run pg_ctl")?;
+        let mut told: Option<Instant> = None;
         while starting.try_wait()?.is_none() {
-            if !go_on()
+            if told.is_none() && !go_on() {
+                tracing::info!(
+                    "PostgreSQL takes no connections yet, and is stopped: its next start recovers from the beginning"
+                );
+                told = Some(Instant::now());
+            }
+            if let Some(since) = told
                 && let Some(pid) = self.pid()
             {
+                // PostgreSQL's "fast" shutdown. Steps of a recovery that take minutes do not end for it.
                 signal(pid, Signal::SIGINT)?;
+                if since.elapsed() > STOP_WITHIN {
+                    tracing::warn!(
+                        "PostgreSQL has not stopped within {} seconds: ending it",
+                        STOP_WITHIN.as_secs()
+                    );
+                    self.kill()?;
+                }
             }
             sleep(PAUSE);
         }
         let output = starting.wait_with_output()?;
+        // Ctrl-C in a terminal reaches pg_ctl, too, which hands it on to PostgreSQL and ends.
+        if told.is_some() || !go_on() || output.status.signal() == Some(Signal::SIGINT as i32) {
+            self.stop()?;
+            return Err(Interrupted.into());
+        }
         ensure!(
             output.status.success(),
             "PostgreSQL does not start{}: {}\nthe end of {}:\n{}",

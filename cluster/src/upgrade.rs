@@ -74,7 +74,7 @@ pub enum Upgraded {
 /// Another process runs the cluster; PostgreSQL of the old or the new version is missing; there is no room for a copy;
 /// `pg_upgrade` fails. The cluster is then as it was.
 pub fn upgrade(options: &ClusterOptions, tell: &dyn Fn(&str)) -> anyhow::Result<Upgraded> {
-    let (user, dir, _lock) = locked(&options.data_dir)?;
+    let (user, dir, _lock) = locked(&options.data_dir, &|| true)?;
     options.expect_restored()?;
     // Commands that begin meanwhile wait: PostgreSQL on the socket is now the old one, now the new one.
     let _commands = dir.without_commands()?.with_context(|| {

@@ -143,7 +143,7 @@ impl GroupState {
             let (address, user_key) = (self.delivery_address(), self.own_leaf()?.user_key);
             self.note_user_key(tx)?;
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
-            removed::forget_past(tx, &self.id, self.epoch())?;
+            self.own_commit_passed(tx)?;
             if !taken.is_empty() {
                 places::follow(tx, self, &taken)?;
             }

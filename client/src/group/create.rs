@@ -8,7 +8,7 @@ use openmls::prelude::{
 use openmls_traits::OpenMlsProvider as _;
 use postern_protocol::{
     GroupInfo, PublicKey, RatchetTree,
-    ds::{CreateGroup, GroupId, GroupIdReserved, MAX_PAST_EPOCHS},
+    ds::{CreateGroup, GroupId, GroupIdReserved},
     encoding::Encoding,
     key::SigningKey,
     mls::{DeliveryAddress, GROUP_POLICY, GroupPolicy, Pseudonym},
@@ -18,6 +18,7 @@ use tls_codec::Serialize as _;
 
 use super::{
     outstanding::{self, Kind, Outstanding},
+    past::MOST_PAST_EPOCHS,
     record,
     state::GroupState,
 };
@@ -64,8 +65,8 @@ impl GroupState {
             .with_group_id(MlsGroupId::from_slice(&id.to_mls()))
             .ciphersuite(CIPHERSUITE)
             .with_wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
-            .padding_size(mls::join_config().padding_size())
-            .max_past_epochs(MAX_PAST_EPOCHS)
+            .padding_size(mls::join_config(MOST_PAST_EPOCHS).padding_size())
+            .max_past_epochs(MOST_PAST_EPOCHS)
             .sender_ratchet_configuration(mls::late_messages())
             .with_capabilities(mls::capabilities())
             .lifetime(mls::lifetime())

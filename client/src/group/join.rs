@@ -10,7 +10,9 @@ use postern_protocol::{
 use rusqlite::{OptionalExtension as _, params};
 use tls_codec::Deserialize as _;
 
-use super::{attributes, handover, places, record, rules, state::GroupState, strayed};
+use super::{
+    attributes, handover, past::MOST_PAST_EPOCHS, places, record, rules, state::GroupState, strayed,
+};
 use crate::{
     error::{Error, Rejection, Result},
     event::Event,
@@ -133,7 +135,8 @@ pub(crate) fn tree_of_welcome(
     let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
         return None;
     };
-    let welcome = ProcessedWelcome::new_from_welcome(tx, &mls::join_config(), welcome).ok()?;
+    let welcome =
+        ProcessedWelcome::new_from_welcome(tx, &mls::join_config(MOST_PAST_EPOCHS), welcome).ok()?;
     let info = welcome.unverified_group_info();
     let policy = info.group_context().extensions().unknown(GROUP_POLICY)?;
     let policy = GroupPolicy::from_bytes(&policy.0).ok()?;
@@ -157,7 +160,8 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
         WelcomeError::StorageError(error) => error.into(),
         error => Rejection::Invalid(error.to_string()),
     };
-    let joining = StagedWelcome::build_from_welcome(tx, &mls::join_config(), welcome).map_err(refused)?;
+    let joining = StagedWelcome::build_from_welcome(tx, &mls::join_config(MOST_PAST_EPOCHS), welcome)
+        .map_err(refused)?;
     // openmls would take it, and not the one that the DS has.
     if joining.processed_welcome().unverified_group_info().extensions().ratchet_tree().is_some() {
         return Err(Rejection::invalid("a Welcome brings a tree of its own"));
@@ -190,6 +194,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
     let mls = staged.into_group(tx).map_err(refused)?;
     rules::policy(&mls).map_err(|_| Rejection::invalid("a group has no policy"))?;
     record::insert(tx, &id, "", &leaf_key)?;
+    record::set_arrived(tx, &id, mls.epoch().as_u64())?;
     // A membership before this one may have shown who was in whose place.
     places::catch_up(tx, &GroupState { id: id.clone(), leaf, mls }, &[])?;
     handover::drop_entry(tx, &id)?;

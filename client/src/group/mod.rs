@@ -24,6 +24,7 @@ mod onlooker;
 mod outbox;
 mod outcasts;
 mod outstanding;
+mod past;
 mod places;
 mod receive;
 mod record;

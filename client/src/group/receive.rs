@@ -88,7 +88,15 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
     let processed = match group.mls.process_message(tx, message) {
         Ok(processed) => processed,
         Err(ProcessMessageError::StorageError(error)) => return Err(error.into()),
-        Err(error) if !is_handshake && is_repeat(&error) => return Ok(()),
+        Err(error) if !is_handshake && is_repeat(&error) => {
+            if epoch >= group.opens_from(tx)? {
+                return Ok(());
+            }
+            let title = record::title(tx, &id)?;
+            return Err(Rejection::Invalid(format!(
+                "a message in {title:?} came so late that the keys which open it are gone"
+            )));
+        }
         // An epoch that no commit led to here, or a commit that the DS took and no member can.
         Err(error) if epoch > known || is_commit => {
             return Err(strays(false, error.to_string()));
@@ -108,6 +116,7 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
         group.came_back(tx)?;
     }
     let (epoch, voucher) = (processed.epoch().as_u64(), processed.aad().to_vec());
+    group.came(tx, epoch)?;
     let key = |bytes: &[u8]| {
         mls::public_key(bytes).ok_or_else(|| Rejection::invalid("a member's key is malformed"))
     };
@@ -192,7 +201,7 @@ fn receive_commit(
     let lost_commit = group.mls.pending_commit().is_some();
     group.note_user_key(tx)?;
     group.mls.merge_staged_commit(tx, commit).map_err(Error::mls("cannot apply a commit"))?;
-    removed::forget_past(tx, &group.id, group.epoch())?;
+    group.commit_passed(tx)?;
     if !taken.is_empty() {
         places::follow(tx, &group, &taken)?;
     }

@@ -78,6 +78,20 @@ pub(super) fn block(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     Ok(())
 }
 
+/// Notes that all that the DS took before this epoch began has come here.
+pub(super) fn set_arrived(tx: &Tx<'_>, id: &GroupId, epoch: u64) -> Result<()> {
+    tx.sql()
+        .prepare_cached("UPDATE groups SET arrived = ?2 WHERE group_id = ?1")?
+        .execute(params![id.to_mls(), integer(epoch)])?;
+    Ok(())
+}
+
+/// The epoch before which all that the DS took has come here.
+pub(super) fn arrived(tx: &Tx<'_>, id: &GroupId) -> Result<u64> {
+    let sql = "SELECT arrived FROM groups WHERE group_id = ?1";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
+}
+
 /// Whether this device left the group by its user's will.
 pub(super) fn is_blocked(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM groups WHERE group_id = ?1 AND blocked = 1)";

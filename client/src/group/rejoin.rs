@@ -24,6 +24,7 @@ use super::{
     links, members,
     onlooker::{self, Onlooker, Place},
     outstanding::{self, Kind, Outstanding},
+    past::MOST_PAST_EPOCHS,
     places, record, rules,
     state::GroupState,
 };
@@ -432,7 +433,7 @@ impl Entry<'_> {
         let (mls, bundle) = MlsGroup::external_commit_builder()
             .with_proposals(taken.collect())
             .with_ratchet_tree(tree.map_err(|_| unexpected())?)
-            .with_config(mls::join_config())
+            .with_config(mls::join_config(MOST_PAST_EPOCHS))
             .with_aad(voucher.map(Signature::into_bytes).unwrap_or_default())
             .skip_lifetime_validation()
             .build_group(tx, info, mls::credential(self.pseudonym.0.to_vec(), leaf_key))

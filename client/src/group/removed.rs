@@ -4,10 +4,7 @@
 //! the table `removed_members`.
 
 use openmls::prelude::{Credential, LeafNodeIndex, Member};
-use postern_protocol::{
-    PublicKey,
-    ds::{GroupId, MAX_PAST_EPOCHS},
-};
+use postern_protocol::{PublicKey, ds::GroupId};
 use rusqlite::{OptionalExtension as _, params};
 
 use super::rules;
@@ -64,11 +61,10 @@ pub(super) fn leaf_key(
     Ok(found.map(|(leaf_key, is_own)| (PublicKey::new(leaf_key), is_own)))
 }
 
-/// Forgets those of whom nothing opens any more, now that the group is in this epoch.
-pub(super) fn forget_past(tx: &Tx<'_>, id: &GroupId, epoch: u64) -> Result<()> {
-    let opens = epoch.saturating_sub(MAX_PAST_EPOCHS as u64);
+/// Forgets those of whom nothing opens any more, where this is the first epoch of which something does.
+pub(super) fn forget_past(tx: &Tx<'_>, id: &GroupId, first: u64) -> Result<()> {
     let sql = "DELETE FROM removed_members WHERE group_id = ?1 AND epoch < ?2";
-    tx.sql().prepare_cached(sql)?.execute(params![id.to_mls(), integer(opens)])?;
+    tx.sql().prepare_cached(sql)?.execute(params![id.to_mls(), integer(first)])?;
     Ok(())
 }
 

@@ -46,7 +46,7 @@ const QUESTION: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// Starts the private cluster, if one is wanted, and points the configuration at it.
 pub async fn start(
     config: &mut Config,
-    start: fn(&ClusterOptions) -> anyhow::Result<PrivateCluster>,
+    start: impl FnOnce(&ClusterOptions) -> anyhow::Result<PrivateCluster> + Send + 'static,
 ) -> anyhow::Result<Option<PrivateCluster>> {
     if !config.embedded {
         return Ok(None);

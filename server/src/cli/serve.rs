@@ -1,7 +1,7 @@
 //! `postern serve`: puts configuration, database and server together, and turns signals into a shutdown.
 
 use anyhow::{Context, bail};
-use postern_cluster::PrivateCluster;
+use postern_cluster::{Interrupted, PrivateCluster};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -37,7 +37,17 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     telemetry::start_logging(&config.log)?;
     setup::expect_done(&config)?;
     let shutdown = Shutdown::on_signals()?;
-    let cluster = private_cluster::start(&mut config, PrivateCluster::start).await?;
+    let requested = shutdown.receiver();
+    let start = private_cluster::start(&mut config, move |options| {
+        PrivateCluster::start_while(options, &|| !*requested.borrow())
+    });
+    let cluster = match start.await {
+        Err(error) if error.is::<Interrupted>() => {
+            tracing::info!("{error}");
+            return Ok(());
+        }
+        started => started?,
+    };
     let supervisor = cluster.map(Supervisor::start);
     let served = serve_with_database(config, shutdown).await;
     let stopped = match supervisor {
@@ -125,6 +135,11 @@ impl Shutdown {
             std::process::exit(128 + number);
         });
         Ok(Self(receiver))
+    }
+
+    /// Shows whether a shutdown was requested.
+    fn receiver(&self) -> watch::Receiver<bool> {
+        self.0.clone()
     }
 
     async fn requested(mut self) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_client::{Change, Client, Error, Event, Group, Options};
 use postern_protocol::{
-    ds::GroupId,
+    ds::{GroupId, MAX_PAST_EPOCHS},
     problem::{MEDIA_TYPE, Problem, ProblemType},
 };
 use postern_tests_kit::{BadLine, Neighbours, Weather, befriend, eventually, joined};
@@ -234,6 +234,37 @@ async fn a_member_elsewhere_hears_what_somebody_said_before_it_removed_them() {
     assert_eq!(by, Some(carol.user()));
     let usual = |event: &Event| matches!(event, Event::Removed { .. } | Event::Message { .. });
     assert!(events.iter().all(usual), "{events:?}");
+    across.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_elsewhere_that_commits_again_and_again_hears_what_was_said_before() {
+    let across = Across::with(&[("bob", 1)]).await;
+    let [alice, bob] = [&across.people[0], &across.people[1]];
+    let [hers, his] = [alice, bob].map(|client| across.of(client));
+    across.cut();
+    hers.send("before all that").await.expect("a member can speak");
+    for _ in 0..=MAX_PAST_EPOCHS {
+        his.update().await.expect("a member can commit");
+    }
+    let usual = |event: &Event| matches!(event, Event::Updated { .. } | Event::Message { .. });
+    let events = told_only(bob, usual).await;
+    assert!(says(&events, "before all that").is_none(), "it is on its way");
+
+    across.mend().await;
+    let hears = async |text: &str| {
+        across
+            .until("Bob hears it", || {
+                let pending = bob.pending_events().expect("events can be read");
+                let events: Vec<_> = pending.into_iter().map(|(_, event)| event).collect();
+                says(&events, text).is_some()
+            })
+            .await;
+    };
+    hears("before all that").await;
+    hers.send("after it").await.expect("a member can speak");
+    hears("after it").await;
+    told_only(bob, usual).await;
     across.neighbours.close();
 }
 

@@ -15,6 +15,7 @@ mod federation;
 mod generations;
 mod health;
 mod how_do_i;
+mod interrupted_starts;
 mod keys;
 mod killed;
 mod logins;

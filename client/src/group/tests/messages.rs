@@ -6,7 +6,7 @@ use postern_protocol::{
 };
 
 use super::{
-    super::{forget_early, join::keep_early, join_at_last, join_later, take_early},
+    super::{forget_early, join::keep_early, join_at_last, join_later, past::MOST_PAST_EPOCHS, take_early},
     *,
 };
 use crate::receive::{Tree, take_effect};
@@ -206,9 +206,54 @@ fn who_was_removed_is_forgotten_with_the_keys_that_open_what_they_said() {
             other.receive(&update.message).unwrap();
         }
         assert_eq!(kept(), 0, "{committer}");
-        alice.receive(&said[1]).unwrap();
+        let too_late = alice.receive(&said[1]).unwrap_err();
+        assert!(too_late.contains("came so late"), "{too_late}");
         assert_eq!(alice.texts(), ["one"], "the key of the other one is gone");
     }
+}
+
+#[test]
+fn what_is_on_its_way_from_another_domain_is_read_after_many_commits_of_this_device() {
+    let issuer = SigningKey::generate();
+    let [alice, bob] = ["alice", "bob"].map(|name| person(name, &issuer));
+    let id = alice.create_at("other.example");
+    alice.add(&id, &[&bob]);
+    let said = ["one", "two"].map(|text| bob.say(&id, text));
+    let commit = || {
+        let update = alice.stage(&id, &Change::Update);
+        alice.confirm(&id);
+        update.message
+    };
+    let commits: Vec<_> = (0..2 * MAX_PAST_EPOCHS).map(|_| commit()).collect();
+    alice.receive(&said[0]).unwrap();
+    assert_eq!(alice.texts(), ["one"]);
+    // Something of a later epoch comes: nothing of before is on its way any more.
+    commits.iter().for_each(|commit| bob.receive(commit).unwrap());
+    alice.receive(&bob.say(&id, "after it")).unwrap();
+    assert_eq!(alice.texts(), ["after it"]);
+    let too_late = alice.receive(&said[1]).unwrap_err();
+    assert!(too_late.contains("came so late"), "{too_late}");
+    // There is an end of it, of which the user is told, too.
+    let late = bob.say(&id, "late");
+    for _ in 0..=MOST_PAST_EPOCHS {
+        commit();
+    }
+    let too_late = alice.receive(&late).unwrap_err();
+    assert!(too_late.contains("came so late"), "{too_late}");
+    // A commit of another member shows as much.
+    let id = alice.create_at("other.example");
+    alice.add(&id, &[&bob]);
+    let kept = || alice.store.read(|tx| GroupState::load(tx, &id)?.opens_from(tx)).unwrap();
+    for _ in 0..=MAX_PAST_EPOCHS {
+        let update = alice.stage(&id, &Change::Update);
+        alice.confirm(&id);
+        bob.receive(&update.message).unwrap();
+    }
+    assert_eq!(kept(), 0);
+    let update = bob.stage(&id, &Change::Update);
+    bob.confirm(&id);
+    alice.receive(&update.message).unwrap();
+    assert_eq!(kept(), alice.epoch(&id) - MAX_PAST_EPOCHS as u64);
 }
 
 #[test]

@@ -101,7 +101,12 @@ impl Person {
     }
 
     fn create(&self) -> GroupId {
-        let id = GroupId::new(rand::random(), "example.org".parse().unwrap());
+        self.create_at("example.org")
+    }
+
+    /// Makes a group whose DS is at this domain.
+    fn create_at(&self, domain: &str) -> GroupId {
+        let id = GroupId::new(rand::random(), domain.parse().unwrap());
         let reserved =
             GroupIdReserved { group_id: id.clone(), server_key: SigningKey::generate().public_key() };
         self.store.write(|tx| GroupState::create(tx, &reserved, "climbing", &delivery()).map(drop)).unwrap();

@@ -153,7 +153,8 @@ pub(crate) fn join(
     };
     let tree =
         RatchetTreeIn::tls_deserialize_exact(welcome.ratchet_tree.as_bytes()).map_err(|_| damaged())?;
-    let group = StagedWelcome::build_from_welcome(tx, &mls::join_config(), message)
+    // Nothing is said there.
+    let group = StagedWelcome::build_from_welcome(tx, &mls::join_config(0), message)
         .map_err(|_| damaged())?
         .with_ratchet_tree(tree)
         .skip_lifetime_validation()

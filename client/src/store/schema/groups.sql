@@ -21,7 +21,8 @@ CREATE TABLE groups (
     leaving INTEGER NOT NULL DEFAULT 0, -- 1 from when this device wants to leave until it is out, or was refused
     successor BLOB,                     -- the MLS group id of the group that was founded in place of this one
     user_generation INTEGER,            -- the highest generation of the user's keys here that this device saw; null: of none
-    server_key BLOB                     -- the external sender's key that the server wants the group to have; null: its present one
+    server_key BLOB,                    -- the external sender's key that the server wants the group to have; null: its present one
+    arrived INTEGER NOT NULL DEFAULT 0  -- epoch: all that the DS took before it began has come here
 ) STRICT;
 
 -- Welcomes to groups of other domains whose DS could not be asked for the tree. Those that the DS has no tree for any

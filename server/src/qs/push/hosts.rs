@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::PushConfig;
 
-/// Hosts that are remembered, at most.
+/// Hosts that are remembered, at most, beyond as many as pushes can wait for.
 const MAX_HOSTS: usize = 4096;
 /// Pushes under way at once to a host that failed.
 const PROBES: usize = 4;
@@ -34,6 +34,8 @@ const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Hosts {
     known: Mutex<Known>,
+    /// Hosts that are remembered, at most.
+    most: usize,
     at_once: usize,
     at_once_per_host: usize,
     breaker: Breaker,
@@ -131,6 +133,7 @@ impl Hosts {
     pub fn new(config: &PushConfig) -> Self {
         Self {
             known: Mutex::default(),
+            most: MAX_HOSTS.saturating_add(config.waiting),
             at_once: config.at_once,
             at_once_per_host: config.at_once_per_host,
             breaker: Breaker::of(config),
@@ -146,9 +149,9 @@ impl Hosts {
         if let Some(host) = known.hosts.get(name) {
             return Some(host.clone());
         }
-        if known.hosts.len() >= MAX_HOSTS {
-            known.forget_some();
-            if known.hosts.len() >= MAX_HOSTS {
+        if known.hosts.len() >= self.most {
+            known.forget_some(self.most);
+            if known.hosts.len() >= self.most {
                 return None;
             }
         }
@@ -201,11 +204,11 @@ impl Hosts {
 }
 
 impl Known {
-    /// Makes room for other hosts: those with a push under way stay, and those that are proven.
-    fn forget_some(&mut self) {
+    /// Makes room for other hosts, of so many at most: those with a push under way stay, and those that are proven.
+    fn forget_some(&mut self, most: usize) {
         let in_use = |host: &Arc<Host>| Arc::strong_count(host) > 1;
         self.hosts.retain(|_, host| in_use(host) || host.standing() == Standing::Proven);
-        if self.hosts.len() >= MAX_HOSTS {
+        if self.hosts.len() >= most {
             // Somebody has thousands of hosts: those of the largest family are forgotten, proven or not.
             let mut of_family: HashMap<&str, usize> = HashMap::new();
             for host in self.hosts.values().filter(|host| !in_use(host)) {
@@ -315,7 +318,8 @@ mod tests {
     use super::*;
 
     fn hosts(at_once: usize) -> Hosts {
-        Hosts::new(&PushConfig { at_once, at_once_per_host: at_once, ..PushConfig::default() })
+        let config = PushConfig { at_once, at_once_per_host: at_once, waiting: 1, ..PushConfig::default() };
+        Hosts::new(&config)
     }
 
     /// Fails as often as a host has to before it is left alone.
@@ -542,7 +546,7 @@ mod tests {
         for number in 0..2 * MAX_HOSTS {
             hosts.get(&format!("{number}.x{number}.wildcard.example")).unwrap().answered(Duration::ZERO);
         }
-        assert!(hosts.known.lock().unwrap().hosts.len() <= MAX_HOSTS);
+        assert!(hosts.known.lock().unwrap().hosts.len() <= hosts.most);
         for name in names {
             assert_eq!(hosts.get(name).unwrap().standing(), Standing::Proven, "{name}");
         }
@@ -557,10 +561,21 @@ mod tests {
         for number in 0..2 * MAX_HOSTS {
             hosts.get(&number.to_string()).unwrap().failed(Instant::now());
         }
-        assert!(hosts.known.lock().unwrap().hosts.len() <= MAX_HOSTS);
+        assert!(hosts.known.lock().unwrap().hosts.len() <= hosts.most);
         assert_eq!(hosts.get("good").unwrap().standing(), Standing::Proven);
         let held: Vec<_> = (0..2 * MAX_HOSTS).map(|number| hosts.get(&format!("held{number}"))).collect();
-        assert!(held.iter().flatten().count() <= MAX_HOSTS, "those under way are not forgotten");
+        assert!(held.iter().flatten().count() <= hosts.most, "those under way are not forgotten");
         assert!(held.last().unwrap().is_none());
+    }
+
+    #[test]
+    fn as_many_hosts_as_pushes_can_wait_for_take_no_other_ones_place_in_memory() {
+        let config = PushConfig { waiting: 2 * MAX_HOSTS, ..PushConfig::default() };
+        let hosts = Hosts::new(&config);
+        hosts.get("good").unwrap().answered(Duration::ZERO);
+        let held: Vec<_> = (0..config.waiting).map(|number| hosts.get(&format!("held{number}"))).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(hosts.get("new").is_some());
+        assert_eq!(hosts.get("good").unwrap().standing(), Standing::Proven);
     }
 }

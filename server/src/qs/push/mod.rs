@@ -5,11 +5,15 @@
 
 mod application_server;
 mod hosts;
+mod places;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,10 +24,7 @@ use postern_protocol::{
     P256PublicKey, QueueId,
     push::{Push, PushSubscription},
 };
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::sleep,
-};
+use tokio::{select, sync::Notify, time::sleep};
 use tokio_postgres::Row;
 use url::Url;
 use web_push_native::{Auth, WebPushBuilder, p256::PublicKey};
@@ -37,6 +38,7 @@ use crate::{
 pub use application_server::AddApplicationServerKeyOutcome;
 use application_server::{ApplicationServerKey, ApplicationServerKeys};
 use hosts::{Host, Hosts, Standing};
+use places::{Place, Places};
 
 /// Time for which a push service keeps a push that its user agent does not fetch: the longest that
 /// the large ones accept.
@@ -70,12 +72,21 @@ struct Shared {
     /// Queues for which a push is under way or waits, at most. Pushes for further ones are dropped.
     most_waiting: usize,
     /// Places of pushes to hosts that were not tried yet.
-    untried: Semaphore,
+    untried: Places,
     /// Places of pushes to hosts that do not answer.
-    failing: Semaphore,
+    failing: Places,
+    /// Deliveries that made pushes due.
+    deliveries: AtomicU64,
     /// Each queue that has a task, with the push that became due since the task took the last.
-    queues: Mutex<HashMap<QueueId, Option<Push>>>,
+    queues: Mutex<HashMap<QueueId, Option<Due>>>,
     figures: Counters<1>,
+}
+
+/// A push that is due.
+struct Due {
+    push: Push,
+    /// The number of the delivery that made it due, among those since the start.
+    delivery: u64,
 }
 
 /// The reason why a push was not sent.
@@ -118,8 +129,9 @@ impl Pusher {
             home: home.clone(),
             hosts: Hosts::new(config),
             most_waiting: config.waiting,
-            untried: Semaphore::new(unproven),
-            failing: Semaphore::new(unproven),
+            untried: Places::new(unproven),
+            failing: Places::new(unproven),
+            deliveries: AtomicU64::default(),
             queues: Mutex::default(),
             figures: figures.clone(),
         }));
@@ -163,9 +175,10 @@ impl Pusher {
     pub fn send_due(&self, row: &Row) {
         let due: Option<Vec<&[u8]>> = row.get("pushes");
         let (Some(sender), Some(due)) = (&self.sender, due) else { return };
+        let delivery = sender.0.deliveries.fetch_add(1, Ordering::Relaxed);
         for push in due {
             match Push::from_bytes(push) {
-                Ok(push) => sender.send_one(push),
+                Ok(push) => sender.send_one(Due { push, delivery }),
                 Err(error) => tracing::error!("cannot read a push that the database made: {error}"),
             }
         }
@@ -173,22 +186,22 @@ impl Pusher {
 }
 
 impl Sender {
-    fn send_one(&self, push: Push) {
+    fn send_one(&self, Due { push, delivery }: Due) {
         let queue_id = push.queue_id;
         let mut queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let full = queues.len() >= self.0.most_waiting;
         match queues.entry(queue_id) {
             Entry::Occupied(mut waiting) => {
-                let urgency = waiting.get().as_ref().map_or(push.urgency, |earlier| earlier.urgency);
+                let urgency = waiting.get().as_ref().map_or(push.urgency, |earlier| earlier.push.urgency);
                 let urgency = urgency.max(push.urgency);
-                waiting.insert(Some(Push { urgency, ..push }));
+                waiting.insert(Some(Due { push: Push { urgency, ..push }, delivery }));
             }
             Entry::Vacant(_) if full => {
                 self.0.figures.add(["dropped".into()], 1);
                 tracing::warn!("too many pushes wait: one is dropped");
             }
             Entry::Vacant(vacant) => {
-                vacant.insert(Some(push));
+                vacant.insert(Some(Due { push, delivery }));
                 tokio::spawn(self.clone().send_all(queue_id));
             }
         }
@@ -196,8 +209,8 @@ impl Sender {
 
     /// Sends pushes until none is due for the queue.
     async fn send_all(self, queue_id: QueueId) {
-        while let Some(push) = self.take(&queue_id) {
-            let sent = self.send(&push).await;
+        while let Some(due) = self.take(&queue_id) {
+            let sent = self.send(&due).await;
             let outcome = match &sent {
                 Ok(()) => "sent",
                 Err(Failure::Gone | Failure::OtherKey) => "over",
@@ -207,59 +220,74 @@ impl Sender {
             self.0.figures.add([outcome.into()], 1);
             match sent {
                 Ok(()) => {}
-                Err(Failure::Gone) => self.forget(&push).await,
+                Err(Failure::Gone) => self.forget(&due.push).await,
                 Err(failure) => tracing::warn!("gave up on a push: {failure}"),
             }
-            sleep(PAUSE).await;
+            // A queue whose push is dropped counts no longer among those with one.
+            if outcome != "dropped" {
+                sleep(PAUSE).await;
+            }
         }
     }
 
     /// Sends a push, and repeats it while that may help.
-    async fn send(&self, push: &Push) -> Result<(), Failure> {
+    async fn send(&self, Due { push, delivery }: &Due) -> Result<(), Failure> {
         let (url, _) = self.open(push).map_err(|_| Failure::Gone)?;
         // By the port, too: nobody has a push service left alone by naming another one there.
         let port = url.port_or_known_default().unwrap_or_default();
         let name = format!("{}:{port}", url.host_str().unwrap_or_default());
         let host = self.0.hosts.get(&name).ok_or(Failure::TooMany)?;
         let standing = host.standing();
-        let mut held = (standing, self.place(standing)?);
+        let gives_way = Arc::default();
+        let mut held = (standing, self.place(standing, *delivery, &gives_way)?);
         let attempts = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(500))
             .with_max_delay(Duration::from_secs(5 * 60))
             .with_max_times(10)
             .with_factor(3.0)
             .with_jitter();
-        (|| self.attempt(push, &host))
+        let sending = (|| self.attempt(push, &host))
             .retry(attempts)
             .when(|failure| {
                 // A push that is to be repeated moves to where its host stands now, if there is a place.
                 let standing = host.standing();
                 matches!(failure, Failure::Passing(_))
                     && (standing == held.0
-                        || self.place(standing).map(|place| held = (standing, place)).is_ok())
+                        || self
+                            .place(standing, *delivery, &gives_way)
+                            .map(|place| held = (standing, place))
+                            .is_ok())
             })
             .adjust(|failure, delay| match failure {
                 Failure::Passing(Some(after)) => delay.map(|delay| delay.max(*after)),
                 _ => delay,
-            })
-            .await
+            });
+        select! {
+            sent = sending => sent,
+            () = gives_way.notified() => Err(Failure::TooMany),
+        }
     }
 
-    /// A place for a push to a host of this standing.
+    /// A place for a push of a delivery to a host of this standing, if it needs one. `gives_way` tells when it is lost.
     ///
     /// # Errors
     /// [`Failure::TooMany`].
-    fn place(&self, standing: Standing) -> Result<Option<SemaphorePermit<'_>>, Failure> {
+    fn place(
+        &self,
+        standing: Standing,
+        delivery: u64,
+        gives_way: &Arc<Notify>,
+    ) -> Result<Option<Place<'_>>, Failure> {
         let places = match standing {
             Standing::Proven => return Ok(None),
             Standing::Unknown => &self.0.untried,
             Standing::Failing => &self.0.failing,
         };
-        places.try_acquire().map(Some).map_err(|_| Failure::TooMany)
+        places.take(delivery, gives_way).map(Some).ok_or(Failure::TooMany)
     }
 
     /// Takes the push that is due for a queue; if there is none, the queue's task ends.
-    fn take(&self, queue_id: &QueueId) -> Option<Push> {
+    fn take(&self, queue_id: &QueueId) -> Option<Due> {
         let mut queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let due = queues.get_mut(queue_id).and_then(Option::take);
         if due.is_none() {

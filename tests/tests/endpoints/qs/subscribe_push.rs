@@ -257,6 +257,17 @@ async fn a_contact_that_is_none_is_told_at_the_start() {
 async fn contact(world: &World, service: &PushService, endpoint: Option<String>) -> Address {
     let mailbox = world.mailbox(QueueKind::Contact).await;
     let address = world.address(&mailbox).await;
+    wake_at(world, service, (&mailbox, address), endpoint).await;
+    address
+}
+
+/// Lets the pushes of an address go to this endpoint, or to one that answers.
+async fn wake_at(
+    world: &World,
+    service: &PushService,
+    (mailbox, address): (&Mailbox, Address),
+    endpoint: Option<String>,
+) {
     let key = PushKey::generate().expect("there is randomness");
     let (mut subscription, _) = service.subscribe("/answers", b"");
     subscription.endpoint = endpoint.unwrap_or(subscription.endpoint);
@@ -264,7 +275,6 @@ async fn contact(world: &World, service: &PushService, endpoint: Option<String>)
     world.pay(&mailbox.subscribing(Some(sealed))).await.assert_ok("subscribing");
     let policy = policy(address, Urgency::Normal, &key);
     world.pay(&mailbox.setting_push_policy(vec![policy])).await.assert_ok("a policy");
-    address
 }
 
 /// Takes connections, says nothing, and counts them: its address, the count, and its task.
@@ -481,6 +491,53 @@ async fn a_new_host_has_its_first_push_before_hundreds_of_silent_ones_had_theirs
     // The hosts that had the places, and each network once more, each of them up to three times.
     let tries = tries.load(Ordering::Relaxed);
     assert!(tries < (TOGETHER + APART) / 2, "{tries} tries of silent hosts came first");
+    counting.abort();
+    world.close();
+}
+
+/// Pushes of a server that were dropped.
+async fn dropped(server: &Server) -> f64 {
+    const SERIES: &str = "postern_pushes_total{outcome=\"dropped\"} ";
+    let text = server.metrics().await;
+    let value = text.lines().find_map(|line| line.strip_prefix(SERIES)).and_then(|value| value.parse().ok());
+    value.unwrap_or_else(|| panic!("there is no {SERIES}in\n{text}"))
+}
+
+#[tokio::test]
+async fn a_message_that_wakes_many_hosts_in_vain_leaves_a_place_to_the_push_of_another() {
+    const MEMBERS: usize = 6;
+    /// Places for pushes to hosts that were not tried yet.
+    const PLACES: usize = 2;
+    let world = World::start().await;
+    let mut service = PushService::start().await;
+    let (address, _, counting) = silent("0.0.0.0:0").await;
+    let mut group = world.group(MEMBERS + 1).await;
+    for (number, member) in group.members[1..].iter().enumerate() {
+        let endpoint = format!("http://127.3.{}.1:{}/never", number + 1, address.port());
+        wake_at(&world, &service, (&member.mailbox, member.address), Some(endpoint)).await;
+    }
+    let good = contact(&world, &service, None).await;
+    let refused = (MEMBERS - PLACES) as f64;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        assert!(tries <= 20, "a place was free whenever another push came");
+        // It has tried no host yet.
+        let server = Server::builder(&world.cluster).pushing().metrics();
+        let server = server.env("POSTERN_PUSH_WAITING", &(4 * PLACES).to_string()).start().await;
+        let message = group.party(0).say(b"hello");
+        let paid = world.paid(group.submit(0, &message, None)).wire();
+        world.send_to(&server, &paid).await.assert_ok("a message");
+        let has_all = async || (dropped(&server).await >= refused).then_some(());
+        eventually("the message has all places", has_all).await;
+        let paid = world.paid(depositing(good, b"hello")).wire();
+        world.send_to(&server, &paid).await.assert_ok("a deposit");
+        assert_eq!(service.pushed().await.path, "/answers");
+        // On a slow machine the hosts may have been given up by then, which leaves a place free.
+        if dropped(&server).await > refused {
+            break;
+        }
+    }
     counting.abort();
     world.close();
 }
