@@ -99,7 +99,7 @@ async fn by_invitation_those_register_who_have_one_that_is_good() {
 
 #[tokio::test]
 async fn an_invite_admits_as_many_as_it_is_for_however_many_come_at_once() {
-    let world = World::builder().servers(2).start().await;
+    let world = World::builder().servers(2).patient().start().await;
     policy(&world, "invite").await;
     for uses in [1, 3] {
         let code = codes(&world, &format!("uses => {uses}")).await.remove(0);
@@ -173,7 +173,7 @@ async fn the_operator_makes_invites_and_sees_what_is_left_of_them() {
 
 /// A world whose servers know this provider.
 async fn world_with(provider: &IdentityProvider) -> World {
-    let world = World::builder().servers(2).logins_at(provider).start().await;
+    let world = World::builder().servers(2).logins_at(provider).patient().start().await;
     policy(&world, "oidc").await;
     world
 }

@@ -9,7 +9,7 @@ const RISTRETTO255: TokenType = TokenType::PrivateRistretto255;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parallel_takers_get_the_allowance_to_the_last_token_and_never_more() {
-    let gate = World::builder().servers(2).start().await;
+    let gate = World::builder().servers(2).patient().start().await;
     let client = gate.client("alice").await;
     gate.admin.execute("SELECT operator.set_allowance(300)", &[]).await.unwrap();
     let key = gate.issuer_key(RISTRETTO255).await;
@@ -28,7 +28,7 @@ async fn parallel_takers_get_the_allowance_to_the_last_token_and_never_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_sent_many_times_at_once_is_granted_and_counted_once() {
-    let gate = World::builder().servers(2).start().await;
+    let gate = World::builder().servers(2).patient().start().await;
     let client = gate.client("alice").await;
     let key = gate.issuer_key(RISTRETTO255).await;
     let ask = Ask::batch(&key, 10);

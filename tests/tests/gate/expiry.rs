@@ -65,7 +65,10 @@ async fn a_client_that_comes_back_at_the_last_moment_keeps_its_account() {
     let done = async {
         eventually("the upkeep waits for the client", async || {
             let waits = coming_back
-                .query_one("SELECT count(*) FROM pg_locks WHERE NOT granted", &[])
+                .query_one(
+                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'",
+                    &[],
+                )
                 .await
                 .unwrap()
                 .get::<_, i64>(0);

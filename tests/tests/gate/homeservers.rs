@@ -18,7 +18,7 @@ async fn judge(operator: &Connection, what: &str, domain: &str, key: &SigningKey
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_homeserver_takes_from_its_domains_allowance_and_its_tokens_pay() {
-    let gate = World::builder().servers(2).start().await;
+    let gate = World::builder().servers(2).patient().start().await;
     let operator = gate.cluster.connect_as("postern_operator").await;
     let (key, of_batch) = (gate.issuer_key(TokenType::PrivateRistretto255).await, Ask::batch);
     // Keys rotate, so a domain has several; the allowance is the domain's.

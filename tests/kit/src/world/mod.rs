@@ -184,9 +184,11 @@ impl WorldBuilder {
         self
     }
 
-    /// Lets requests wait for locks that a test holds, whatever pauses the machine has meanwhile.
+    /// Lets requests wait for each other, and for locks that a test holds, whatever pauses the machine has meanwhile.
     pub fn patient(self) -> Self {
         self.setting("POSTERN_DATABASE_STATEMENT_TIMEOUT_SECONDS", "60")
+            .setting("POSTERN_DATABASE_WAIT_SECONDS", "60")
+            .setting("POSTERN_COMPUTE_WAIT_SECONDS", "60")
     }
 
     /// Lets the servers know the identity provider.

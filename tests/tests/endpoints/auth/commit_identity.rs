@@ -99,7 +99,7 @@ async fn clients_add_update_and_remove_clients_one_commit_an_epoch_and_readers_s
 
 #[tokio::test]
 async fn of_clients_that_race_for_an_epoch_at_two_servers_one_wins() {
-    let world = World::builder().servers(2).tokens(300).start().await;
+    let world = World::builder().servers(2).tokens(300).patient().start().await;
     let mut alice = world.user("alice").await;
     let mut second = world.add_device(&mut alice).await;
     for _ in 0..5 {

@@ -72,7 +72,7 @@ async fn a_user_makes_as_many_invites_as_the_operator_lets_it_in_their_time() {
 
 #[tokio::test]
 async fn a_user_that_asks_several_servers_at_once_makes_no_more() {
-    let world = World::builder().servers(2).tokens(200).start().await;
+    let world = World::builder().servers(2).tokens(200).patient().start().await;
     lets_make(&world, 3).await;
     let alice = world.user("alice").await;
     let wires: Vec<_> =

@@ -74,7 +74,7 @@ fn with_key_of(local: &str, other: &User) -> User {
 
 #[tokio::test]
 async fn a_registration_whose_answer_was_lost_is_answered_again_with_the_same_credential() {
-    let world = World::builder().servers(2).tokens(200).start().await;
+    let world = World::builder().servers(2).tokens(200).patient().start().await;
     let mut alice = User::new("alice");
     let registration = alice.registration();
     let first: CredentialIssued = world.send(&registration.wire()).await.decode();
@@ -298,7 +298,7 @@ async fn no_two_accounts_have_names_that_look_alike() {
 
 #[tokio::test]
 async fn of_two_that_race_for_names_that_look_alike_one_wins() {
-    let world = World::builder().servers(2).start().await;
+    let world = World::builder().servers(2).patient().start().await;
     for round in 0..5 {
         let names = [format!("ro-und{round}"), format!("r.ound{round}"), format!("r0und{round}")];
         let wires = names.map(|name| User::new(&name).registration().wire());

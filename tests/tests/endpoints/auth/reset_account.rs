@@ -218,7 +218,7 @@ async fn nobody_without_the_recovery_key_ends_or_begins_an_identity_and_nobody_l
 
 #[tokio::test]
 async fn of_clients_that_race_to_begin_anew_one_wins() {
-    let world = World::builder().servers(2).tokens(100).start().await;
+    let world = World::builder().servers(2).tokens(100).patient().start().await;
     let alice = world.user("alice").await;
     let devices: Vec<Party> = (0..6).map(|_| successor(&alice.name)).collect();
     let ended = end(&world, &alice, &devices[0].key).await;

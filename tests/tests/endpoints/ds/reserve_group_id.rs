@@ -66,8 +66,7 @@ async fn reservations_that_led_to_nothing_and_groups_that_nobody_uses_go() {
 
 #[tokio::test]
 async fn as_many_ids_are_reserved_as_the_operator_wants_and_no_more() {
-    let world = World::start().await;
-    world.stock(100).await;
+    let world = World::builder().tokens(100).patient().start().await;
     let operator = world.cluster.connect_as("postern_operator").await;
     let limit = async |number: i32| {
         operator

@@ -10,8 +10,8 @@ use postern_protocol::{
     qs::{KeyPackageBatch, PublishKeyPackages, StockedKeyPackage},
 };
 use postern_tests_kit::{
-    Commit, Friendship, Server, World, fetching, fetching_of, fresh_stock, fresh_token, last_resort,
-    last_resort_of, package, package_of, packages, stocked,
+    Commit, Friendship, World, fetching, fetching_of, fresh_stock, fresh_token, last_resort, last_resort_of,
+    package, package_of, packages, stocked,
 };
 use reqwest::StatusCode;
 
@@ -177,9 +177,7 @@ async fn what_expires_before_all_have_read_that_it_was_used_is_not_handed_out() 
 #[tokio::test]
 async fn those_who_fetch_at_once_from_two_servers_never_get_the_same() {
     const FRIENDS: usize = 40;
-    let world = World::start().await;
-    world.stock(200).await;
-    let second = Server::start(&world.cluster).await;
+    let world = World::builder().servers(2).tokens(100).patient().start().await;
     let friendship = Friendship::new();
     for _ in 0..2 {
         let call = friendship.publish(PublishKeyPackages {
@@ -193,9 +191,10 @@ async fn those_who_fetch_at_once_from_two_servers_never_get_the_same() {
     }
     let fetches = (0..FRIENDS).map(|friend| {
         let wire = fetching(friendship.token).paid_with(world.token()).wire();
-        let server = if friend % 2 == 0 { world.server() } else { &second };
         let world = &world;
-        async move { world.send_to(server, &wire).await.decode::<KeyPackageBatch>().key_packages }
+        async move {
+            world.send_to(&world.servers[friend % 2], &wire).await.decode::<KeyPackageBatch>().key_packages
+        }
     });
     let batches = futures_util::future::join_all(fetches).await;
     let mut seen = HashSet::new();
@@ -210,8 +209,7 @@ async fn those_who_fetch_at_once_from_two_servers_never_get_the_same() {
 
 #[tokio::test]
 async fn publishing_and_rotating_while_friends_fetch_gives_them_whole_packages_or_none() {
-    let world = World::start().await;
-    world.stock(300).await;
+    let world = World::builder().tokens(100).patient().start().await;
     let mut friendship = Friendship::new();
     let stock_id = fresh_stock();
     let mut published = HashSet::new();

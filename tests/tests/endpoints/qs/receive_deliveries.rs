@@ -329,13 +329,17 @@ async fn a_neighbour_that_delivers_too_often_waits_and_at_last_is_told_so() {
     // which a busy machine takes to send them.
     let most = PER_SECOND + (seconds * PER_SECOND as f64).ceil() as usize;
     assert!(taken >= 2 * PER_SECOND && taken <= most, "{taken} of {REQUESTS} in {seconds} s, at most {most}");
-    assert!(refused > 0 && seconds >= 1.5, "some waited for their turns, and others in vain: {seconds} s");
+    assert!(seconds >= 1.5, "some waited for their turns: {seconds} s");
+    assert!(
+        refused > 0 || most >= REQUESTS,
+        "others waited in vain, unless there was time for all: {seconds} s"
+    );
     world.close();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deliveries_that_wait_for_a_queue_hold_nobody_up_who_delivers_to_their_domain() {
-    let world = World::start().await;
+    let world = World::builder().tokens(200).patient().start().await;
     let neighbour = Neighbour::trusted(&world).await;
     let (mut mailbox, address) = member(&world).await;
     let fail = "INSERT INTO federation.attempts (domain, state, reason, failures, next_try)
@@ -345,10 +349,7 @@ async fn deliveries_that_wait_for_a_queue_hold_nobody_up_who_delivers_to_their_d
     blocker.batch_execute("BEGIN; SELECT FROM qs.queues FOR UPDATE").await.unwrap();
     let delivered = neighbour.deliver(&world, 1, vec![delivery(1, &[address], &message("hello"))]);
     let settled = async {
-        eventually("it waits for the queue", async || {
-            (world.count("pg_locks WHERE NOT granted").await > 0).then_some(())
-        })
-        .await;
+        world.caught("receive_deliveries").await;
         let settle = "SELECT FROM federation.attempts FOR UPDATE NOWAIT";
         world.admin.execute(settle, &[]).await.expect("nobody has the row");
         blocker.batch_execute("ROLLBACK").await.unwrap();
@@ -479,7 +480,8 @@ async fn bodies_that_wait_for_their_lane_give_way_to_those_of_others() {
                 let statements = world.relay().take_statements();
                 let asked = statements.iter().filter(|text| text.contains("is_token_spent")).count();
                 come.set(come.get() + asked);
-                (come.get() == 5).then_some(())
+                // More, if one asks again that met a lock for a moment.
+                (come.get() >= 5).then_some(())
             })
             .await;
             send(another.clone(), "192.0.2.3").await;

@@ -64,6 +64,7 @@ async fn nothing_is_left_of_a_rendezvous_when_its_minutes_are_over() {
     let size = "SELECT pg_relation_size('rendezvous.meetings')
                        + (SELECT pg_relation_size(c.reltoastrelid) FROM pg_class c
                            WHERE c.oid = 'rendezvous.meetings'::regclass)";
+    let meetings = "SELECT coalesce(array_agg(m::text), '{}') FROM rendezvous.meetings m";
     let clean_up = "SELECT rendezvous.clean_up()";
     world.admin.execute(clean_up, &[]).await.unwrap();
     assert_eq!(world.value::<i64>(left).await, 1, "it is under way");
@@ -77,7 +78,14 @@ async fn nothing_is_left_of_a_rendezvous_when_its_minutes_are_over() {
         ("leaving a payload", meeting.leaving(&meeting.guest, 0, b"late")),
         ("receiving", meeting.receiving(&meeting.guest, 0, 0)),
     ] {
-        world.assert_refused(what, &call.wire(), ProblemType::NotFound).await;
+        let before: Vec<String> = world.value(meetings).await;
+        let wire = call.wire();
+        let reply = world.send(&wire).await;
+        reply.assert_problem(what, ProblemType::NotFound);
+        reply.assert_says_nothing_of(&wire.private_texts(), what);
+        let after: Vec<String> = world.value(meetings).await;
+        // The server deletes it, too, at a time of its own.
+        assert!(after == before || after.is_empty(), "{what}");
     }
     world.admin.execute(clean_up, &[]).await.unwrap();
     assert_eq!(world.value::<i64>(left).await, 0);

@@ -16,7 +16,7 @@ pub async fn valid(world: &World) -> Valid {
 
 #[tokio::test]
 async fn a_rendezvous_has_one_guest_in_its_life() {
-    let world = World::builder().servers(2).tokens(200).start().await;
+    let world = World::builder().servers(2).tokens(200).patient().start().await;
     let meeting = Meeting::open(&world).await;
     // The one that makes it is no guest, and somebody else cannot act for one.
     let own = meeting.joining(&meeting.owner);

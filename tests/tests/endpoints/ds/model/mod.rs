@@ -3,6 +3,7 @@
 //! group is the one its members see. Some members are at other homeservers, which makes no difference, unless the operator
 //! blocked it. What it accepts each member's client accepts, too. A failure is told with as few steps as lead to it.
 
+mod mistakes;
 mod operations;
 mod play;
 mod proposals;

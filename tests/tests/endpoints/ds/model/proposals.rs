@@ -6,7 +6,8 @@ use rand::Rng as _;
 
 use super::{
     INVALID, VIOLATION, Waiting,
-    operations::{alone, leaf_at, wrong},
+    mistakes::{alone, wrong},
+    operations::leaf_at,
     play::{Attempt, Effect, Play, Renewal, Turn, domain},
 };
 
