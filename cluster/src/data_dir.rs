@@ -278,7 +278,7 @@ mod tests {
             let look = |looks: &mut Iter<bool>| Ok(looks.next().expect("it looks no more").then_some(()));
             let locks = lock_as_last(|| look(&mut of_cluster), || look(&mut of_commands)).unwrap();
             assert_eq!(locks.is_some(), is_last, "{cluster:?} and {commands:?}");
-            assert_eq!((of_cluster.len(), of_commands.len()), (0, 0), "all looks: {cluster:?} and {commands:?}");
+            assert_eq!([of_cluster.len(), of_commands.len()], [0, 0], "{cluster:?} and {commands:?}");
         }
     }
 
