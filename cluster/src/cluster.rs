@@ -513,23 +513,10 @@ impl PrivateCluster {
             return self.dir.postmaster().stop();
         }
         let Some(command) = self.command else { return Ok(()) };
-        // The last one that leaves stops it: no server runs it, and no other command uses it.
         drop(command);
-        loop {
-            let Some(lock) = self.dir.lock()? else { return Ok(()) };
-            if let Some(commands) = self.dir.without_commands()? {
-                let stopped = self.dir.postmaster().stop();
-                // A command that waits for the second one finds the first one free.
-                drop(lock);
-                drop(commands);
-                return stopped;
-            }
-            drop(lock);
-            // One that left meanwhile found the lock taken, and stopped nothing.
-            if self.dir.without_commands()?.is_none() {
-                return Ok(());
-            }
-        }
+        // The last one that leaves stops it.
+        let Some(_last) = self.dir.lock_as_last()? else { return Ok(()) };
+        self.dir.postmaster().stop()
     }
 
     fn own(&self) -> anyhow::Result<&Own> {

@@ -42,6 +42,13 @@ pub struct DataDir {
     socket_dir: PathBuf,
 }
 
+/// The locks of the last one that leaves a cluster. They end in this order: a command that waits for the second one finds the
+/// first one free.
+pub struct LastOne {
+    _cluster: Flock<File>,
+    _commands: Flock<File>,
+}
+
 impl DataDir {
     /// Makes the directory if there is none.
     pub fn prepare(path: &Path, user: &ClusterUser) -> anyhow::Result<Self> {
@@ -103,6 +110,13 @@ impl DataDir {
         self.lock_of("lock.commands", FlockArg::LockExclusiveNonblock)
     }
 
+    /// Takes the locks for a command that has given up its own, if it is the last one that leaves: no server runs the cluster,
+    /// and no other command uses it.
+    pub fn lock_as_last(&self) -> anyhow::Result<Option<LastOne>> {
+        let locks = lock_as_last(|| self.lock(), || self.without_commands())?;
+        Ok(locks.map(|(cluster, commands)| LastOne { _cluster: cluster, _commands: commands }))
+    }
+
     fn lock_of(&self, name: &str, kind: FlockArg) -> anyhow::Result<Option<Flock<File>>> {
         let path = self.path.join(name);
         let file = OpenOptions::new()
@@ -143,6 +157,24 @@ impl DataDir {
     /// PostgreSQL's data directory under another name, in ours: one that is made, or one that an upgrade kept.
     pub fn beside_cluster(&self, name: &str) -> PathBuf {
         self.path.join(format!("{CLUSTER}.{name}"))
+    }
+}
+
+/// Takes both locks by these looks at them. Of several that leave at once, the last one that looks has them.
+fn lock_as_last<L, C>(
+    mut cluster: impl FnMut() -> anyhow::Result<Option<L>>,
+    mut commands: impl FnMut() -> anyhow::Result<Option<C>>,
+) -> anyhow::Result<Option<(L, C)>> {
+    loop {
+        let Some(lock) = cluster()? else { return Ok(None) };
+        if let Some(commands) = commands()? {
+            return Ok(Some((lock, commands)));
+        }
+        drop(lock);
+        // One that left meanwhile found the lock taken, and stopped nothing.
+        if commands()?.is_none() {
+            return Ok(None);
+        }
     }
 }
 
@@ -206,6 +238,7 @@ fn socket_dir(data_dir: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use nix::sys::stat::{Mode, umask};
+    use std::slice::Iter;
 
     #[test]
     fn directories_that_others_pass_through_are_open_to_them_whatever_the_umask_is() {
@@ -221,6 +254,46 @@ mod tests {
         assert_eq!(mode(&dir), 0o711, "it stays as it is");
         fs::write(dir.join("file"), "").unwrap();
         assert!(make_dirs(&dir.join("file"), 0o711).is_err());
+    }
+
+    /// Each look finds a lock that is free, or one that somebody has.
+    #[test]
+    fn a_command_that_leaves_while_another_one_does_looks_again() {
+        const FREE: bool = true;
+        const TAKEN: bool = false;
+        let cases: [(&[bool], &[bool], bool); 6] = [
+            (&[FREE], &[FREE], true),
+            // A server runs the cluster, or another one that leaves has it.
+            (&[TAKEN], &[], false),
+            // Another command uses it.
+            (&[FREE], &[TAKEN, TAKEN], false),
+            // That one has left since the first look, found the lock of the cluster taken, and is gone.
+            (&[FREE, FREE], &[TAKEN, FREE, FREE], true),
+            (&[FREE, FREE], &[TAKEN, FREE, TAKEN, TAKEN], false),
+            // One that came after it has the lock of the cluster.
+            (&[FREE, TAKEN], &[TAKEN, FREE], false),
+        ];
+        for (cluster, commands, is_last) in cases {
+            let (mut of_cluster, mut of_commands) = (cluster.iter(), commands.iter());
+            let look = |looks: &mut Iter<bool>| Ok(looks.next().expect("it looks no more").then_some(()));
+            let locks = lock_as_last(|| look(&mut of_cluster), || look(&mut of_commands)).unwrap();
+            assert_eq!(locks.is_some(), is_last, "{cluster:?} and {commands:?}");
+            assert_eq!([of_cluster.len(), of_commands.len()], [0, 0], "{cluster:?} and {commands:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_one_has_both_locks_until_it_has_done_its_work() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = DataDir::existing(place.path()).unwrap();
+        let command = dir.share().unwrap();
+        assert!(dir.lock_as_last().unwrap().is_none());
+        drop(command);
+        let last = dir.lock_as_last().unwrap();
+        assert!(last.is_some());
+        assert!(dir.lock().unwrap().is_none() && dir.without_commands().unwrap().is_none());
+        drop(last);
+        assert!(dir.lock().unwrap().is_some() && dir.without_commands().unwrap().is_some());
     }
 
     #[test]

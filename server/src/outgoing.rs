@@ -55,6 +55,16 @@ pub struct Clients {
     pub apart: reqwest::Client,
 }
 
+impl Clients {
+    /// Builds both alike.
+    fn build(builder: impl Fn() -> anyhow::Result<reqwest::ClientBuilder>) -> anyhow::Result<Self> {
+        let shared = builder()?.build()?;
+        // Without a pool no connection is used again, of HTTP/2 neither.
+        let apart = builder()?.pool_max_idle_per_host(0).build()?;
+        Ok(Self { shared, apart })
+    }
+}
+
 /// The HTTP clients for other homeservers, which are made anew when the file of authorities changes; connections of those
 /// before end with their requests. None: there are no authorities by which one could be verified.
 pub type HomeserverClient = FromFiles<Option<Clients>>;
@@ -76,7 +86,7 @@ pub fn homeserver_client(config: &FederationConfig) -> anyhow::Result<Homeserver
                 .with_context(|| format!("cannot use {}", file.display()))?,
             None => Vec::new(),
         };
-        let clients = build(&authorities, &hosts);
+        let clients = Clients::build(|| builder(&authorities, &hosts));
         if let Err(error) = &clients {
             // The authorities before are of use, while a server that begins is of use without other homeservers.
             if let Some(Some(_)) = present {
@@ -87,13 +97,6 @@ pub fn homeserver_client(config: &FederationConfig) -> anyhow::Result<Homeserver
         Ok(clients.ok())
     });
     made.context("federation.trusted_roots")
-}
-
-fn build(authorities: &[CertificateDer<'_>], hosts: &[HostAddress]) -> anyhow::Result<Clients> {
-    let shared = builder(authorities, hosts)?.build()?;
-    // Without a pool no connection is used again, of HTTP/2 neither.
-    let apart = builder(authorities, hosts)?.pool_max_idle_per_host(0).build()?;
-    Ok(Clients { shared, apart })
 }
 
 fn builder(
@@ -241,6 +244,18 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use hyper::{body::Incoming, service::service_fn};
+    use hyper_util::{
+        rt::{TokioExecutor, TokioIo},
+        server::conn::auto,
+    };
+    use tokio::net::TcpListener;
+
     use super::*;
 
     fn allowed(url: &str, local: bool) -> bool {
@@ -386,5 +401,41 @@ mod tests {
         let resolved = PublicAddresses::and(&hosts).resolve("B.example".parse().unwrap()).await;
         let addresses: Vec<_> = resolved.unwrap_or_else(|error| panic!("{error}")).collect();
         assert_eq!(addresses, ["127.0.0.1:8443".parse().unwrap()]);
+    }
+
+    /// Answers all requests. Returns its URL, and the number of connections that come.
+    async fn answering() -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let answer = service_fn(|_: http::Request<Incoming>| async {
+                    Ok::<_, Infallible>(http::Response::new(String::new()))
+                });
+                tokio::spawn(async move {
+                    let server = auto::Builder::new(TokioExecutor::new());
+                    let _ = server.serve_connection(TokioIo::new(stream), answer).await;
+                });
+            }
+        });
+        (url, connections)
+    }
+
+    #[tokio::test]
+    async fn requests_share_a_connection_or_have_one_each() {
+        let http2 = || Ok(reqwest::Client::builder().no_proxy().http2_prior_knowledge());
+        let clients = Clients::build(http2).unwrap();
+        for (client, expected) in [(clients.shared, 1), (clients.apart, 3)] {
+            let (url, connections) = answering().await;
+            for _ in 0..3 {
+                let answer = client.get(&url).send().await.unwrap();
+                assert_eq!(answer.version(), http::Version::HTTP_2);
+                answer.bytes().await.unwrap();
+            }
+            assert_eq!(connections.load(Ordering::SeqCst), expected);
+        }
     }
 }

@@ -230,6 +230,16 @@ impl MasterKeys {
     }
 }
 
+#[cfg(test)]
+impl MasterKeys {
+    /// The keys of a process that has this one, and no file to look for others in.
+    pub fn of_one(key: MasterKey) -> Self {
+        let (id, sources) = (key.id(), Sources { file: None, next_file: None });
+        let held = HeldMasterKeys { keys: vec![key], current: id, wanted: id, read: Instant::now() };
+        Self(Arc::new(Shared { sources, held: RwLock::new(held), digest_key: DigestKey::generate() }))
+    }
+}
+
 impl HeldMasterKeys {
     /// Seals with the wanted key, if it is held; returns whether it is.
     fn take_over(&mut self) -> bool {

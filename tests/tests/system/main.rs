@@ -33,6 +33,7 @@ mod round_trips;
 mod setup;
 mod status;
 mod tls;
+mod unheard_log;
 mod upgrade_cluster;
 mod views;
 mod year;

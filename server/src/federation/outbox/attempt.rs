@@ -156,7 +156,7 @@ impl Federation {
     /// becomes of it now.
     async fn deliver(&self, claim: &Claim) -> Result<(), AttemptError> {
         let started = Instant::now();
-        let mut contents = claim.open(&self.home)?;
+        let mut contents = claim.open(&self.home.master_key)?;
         let mut neighbour = self.find_neighbour(claim, false).await?;
         let mut takes_others = false;
         let mut spent = 0;

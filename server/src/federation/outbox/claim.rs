@@ -10,7 +10,7 @@ use postern_protocol::{
 use tokio_postgres::Row;
 
 use super::{attempt::AttemptError, sealed::PURPOSE};
-use crate::home::Home;
+use crate::keys::MasterKeys;
 
 /// A lane with its first deliveries, for one attempt.
 pub(super) struct Claim {
@@ -97,12 +97,12 @@ impl Claim {
     ///
     /// # Errors
     /// This process does not have the master key, as one of the others does.
-    pub(super) fn open(&self, home: &Home) -> Result<Vec<Content>, AttemptError> {
+    pub(super) fn open(&self, master_key: &MasterKeys) -> Result<Vec<Content>, AttemptError> {
         let open = |(id, sealed): (&DeliveryId, &Vec<u8>)| {
-            if !home.master_key.has_key_of(sealed) {
+            if !master_key.has_key_of(sealed) {
                 return Err(AttemptError::MasterKey);
             }
-            let bytes = home.master_key.open(PURPOSE, id.as_bytes(), sealed).ok();
+            let bytes = master_key.open(PURPOSE, id.as_bytes(), sealed).ok();
             let delivery = bytes.and_then(|bytes| Some(postcard::take_from_bytes(&bytes).ok()?.0));
             Ok(match delivery {
                 Some(delivery) => Content { delivery, refused: None },
@@ -138,6 +138,23 @@ mod tests {
         super::tests::{content, delivery},
         *,
     };
+    use crate::keys::MasterKey;
+
+    fn claim_of(ids: Vec<DeliveryId>, sealed: Vec<Vec<u8>>) -> Claim {
+        Claim {
+            holder: [0; 16],
+            domain: "b.example".parse().unwrap(),
+            lane: 3,
+            instance: LaneInstance::new([5; 16]),
+            first: 7,
+            before: None,
+            ids,
+            sealed,
+            is_last_try: true,
+            is_apart: false,
+            is_last_break: false,
+        }
+    }
 
     #[test]
     fn what_is_too_large_is_halved_and_at_last_left_out() {
@@ -154,19 +171,7 @@ mod tests {
     #[test]
     fn an_empty_one_is_told_apart_from_the_delivery_in_whose_place_it_goes() {
         let [id, next] = [DeliveryId::new([1; 16]), DeliveryId::new([2; 16])];
-        let claim = Claim {
-            holder: [0; 16],
-            domain: "b.example".parse().unwrap(),
-            lane: 3,
-            instance: LaneInstance::new([5; 16]),
-            first: 7,
-            before: None,
-            ids: vec![id, next],
-            sealed: Vec::new(),
-            is_last_try: true,
-            is_apart: false,
-            is_last_break: false,
-        };
+        let claim = claim_of(vec![id, next], Vec::new());
         let mut contents = vec![content(delivery(10))];
         let sent = |contents: &[Content]| claim.deliveries(contents).deliveries[0].id;
         assert_eq!(sent(&contents), id);
@@ -182,6 +187,36 @@ mod tests {
             (7, Some(empty), false),
         ] {
             assert_eq!(claim.has(&LastDelivery { number, id: last }), expected, "{number}");
+        }
+    }
+
+    /// Of several that were taken and whose answer was lost, the other homeserver's word is about the last one alone.
+    #[test]
+    fn a_damaged_delivery_comes_alone() {
+        const WHOLE: Option<&str> = None;
+        const DAMAGED: Option<&str> = Some("damaged");
+        let master_key = MasterKeys::of_one(MasterKey::from_bytes([9; 32]));
+        let ids = [1, 2, 3].map(|byte| DeliveryId::new([byte; 16]));
+        let bytes = postcard::to_stdvec(&delivery(10)).unwrap();
+        let opened = |damaged: &[usize]| -> Vec<Option<String>> {
+            let mut sealed = ids.map(|id| master_key.seal(PURPOSE, id.as_bytes(), &bytes));
+            for place in damaged {
+                *sealed[*place].last_mut().unwrap() ^= 1;
+            }
+            let contents = claim_of(ids.to_vec(), Vec::from(sealed)).open(&master_key).unwrap();
+            contents.into_iter().map(|content| content.refused).collect()
+        };
+        let cases: [(&[usize], &[Option<&str>]); 5] = [
+            (&[], &[WHOLE; 3]),
+            (&[0], &[DAMAGED]),
+            (&[1], &[WHOLE]),
+            (&[2], &[WHOLE; 2]),
+            (&[0, 1, 2], &[DAMAGED]),
+        ];
+        for (damaged, expected) in cases {
+            let opened = opened(damaged);
+            let reasons: Vec<_> = opened.iter().map(Option::as_deref).collect();
+            assert_eq!(reasons, expected, "{damaged:?} of three");
         }
     }
 }

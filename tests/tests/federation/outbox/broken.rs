@@ -163,7 +163,7 @@ async fn what_was_taken_though_connections_broke_before_the_answers_is_not_set_a
     talk.neighbours.close();
 }
 
-const HOLDER: &str = "'\\x01010101010101010101010101010101'";
+pub(super) const HOLDER: &str = "'\\x01010101010101010101010101010101'";
 
 /// Whether the next claim has connections of its own, and sets its delivery aside if they break once more.
 async fn claim(world: &World) -> Vec<bool> {

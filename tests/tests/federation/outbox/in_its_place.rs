@@ -1,6 +1,8 @@
 //! Empty deliveries that go in the place of others, and deliveries that were taken, when the sender settles neither: nothing is
 //! lost, and nothing that was taken is told as refused.
 
+use std::sync::atomic::Ordering;
+
 use postern_tests_kit::{Weather, eventually};
 
 use super::{
@@ -72,9 +74,9 @@ async fn what_an_empty_one_went_for_is_set_aside_or_comes_though_that_one_was_no
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_taken_and_not_settled_is_settled_when_it_is_refused_the_next_time() {
     let mut talk = Talk::start().await;
-    talk.operate("set_federation_limit('refused_attempts', 1)").await;
     talk.operate("set_group_limit('max_message_bytes', 100000)").await;
-    for is_too_large in [false, true] {
+    for (attempts, is_too_large) in [(1, false), (10, false), (1, true)] {
+        talk.operate(&format!("set_federation_limit('refused_attempts', {attempts})")).await;
         talk.line(Weather::Cut);
         talk.say(vec![b'x'; 80_000]).await;
         let said = talk.said[0].as_bytes().to_vec();
@@ -91,6 +93,9 @@ async fn what_was_taken_and_not_settled_is_settled_when_it_is_refused_the_next_t
         } else {
             let refused = talk.refusing(move |body| has(body, &said).then_some(500)).await;
             refused_often(&refused, 1).await;
+            talk.drained().await;
+            let refused = refused.load(Ordering::SeqCst);
+            assert!(refused < 10, "it is asked at the first refusal, not after the last: {refused}");
         }
         talk.assert_heard("once").await;
         assert_eq!(talk.sender().count("federation.set_aside").await, 0, "it is there");

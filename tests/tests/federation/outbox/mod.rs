@@ -1,5 +1,6 @@
 //! The outbox (FED-4): what waits for a neighbour comes once and in order, whatever crashes, and in bounds.
 
+mod breaks;
 mod broken;
 mod clocks;
 mod in_its_place;
@@ -346,6 +347,7 @@ async fn a_poisoned_delivery_is_set_aside_with_its_reason_and_the_others_go_on()
     talk.assert_heard("the others").await;
     let reasons = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
     assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["damaged 1"]);
+    assert!(!talk.neighbour::<bool>("renewed IS NOT NULL").await, "no gap is behind the empty one");
     talk.operate("retry_set_aside('b.example')").await;
     eventually("it is set aside again", async || {
         (talk.sender().count("federation.set_aside").await == 1).then_some(())
