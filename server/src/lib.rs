@@ -35,6 +35,7 @@ pub mod readiness;
 pub mod recent;
 pub mod rendezvous;
 pub mod routes;
+pub mod say;
 pub mod serve;
 pub mod service_manager;
 pub mod telemetry;

@@ -21,7 +21,9 @@ use crate::{
     http::{self, Origins, RequestFigures, server, tls::ServerCertificate},
     keys::MasterKeys,
     metrics_listener::{self, Scrape},
-    routes, service_manager, tls,
+    routes,
+    say::say,
+    service_manager, tls,
     upkeep::{self, ChoreFigures},
 };
 
@@ -59,7 +61,7 @@ pub async fn run(
         None => None,
     };
     let scheme = if certificate.is_some() { "https" } else { "http" };
-    println!("postern: serving {} at {scheme}://{}", config.domain, listener.local_addr()?);
+    say(format_args!("serving {} at {scheme}://{}", config.domain, listener.local_addr()?));
     // The tasks in this set end with this function.
     let mut background = JoinSet::new();
     let (database, subscribers) = (home.database.clone(), app.subscribers());
@@ -127,7 +129,7 @@ async fn when_bound(address: SocketAddr, bound: anyhow::Result<TcpListener>) -> 
         }
     };
     if let Ok(address) = listener.local_addr() {
-        println!("postern: metrics at http://{address}/metrics");
+        say(format_args!("metrics at http://{address}/metrics"));
     }
     listener
 }

@@ -24,7 +24,6 @@ use super::{
     own_settings::OwnSettings,
     private_cluster,
     roles::Roles,
-    say::say,
     user::load,
 };
 use crate::{
@@ -33,6 +32,7 @@ use crate::{
     database::DatabaseError,
     files::{self, directory_of},
     keys::{MasterKey, master_keys::Sources},
+    say::{complain, say},
     telemetry,
 };
 
@@ -118,7 +118,7 @@ pub async fn run(backup: Backup) -> anyhow::Result<ExitCode> {
     let noted = noted.context("the database could not be told: operator.health will miss it");
     let mut status = ExitCode::SUCCESS;
     for error in [dropped, noted, stopped].into_iter().filter_map(Result::err) {
-        eprintln!("postern: the backup is whole, but: {error:#}");
+        complain(format_args!("the backup is whole, but: {error:#}"));
         status = ExitCode::from(WHOLE_BUT);
     }
     Ok(status)
@@ -237,7 +237,7 @@ impl Drop for Place {
             return;
         }
         if let Err(error) = fs::remove_dir_all(&self.partial) {
-            eprintln!("postern: cannot remove {}: {error}", self.partial.display());
+            complain(format_args!("cannot remove {}: {error}", self.partial.display()));
         }
     }
 }

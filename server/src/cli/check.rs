@@ -28,6 +28,7 @@ use crate::{
         master_key::{self, MasterKey},
         master_keys::Sources as KeySources,
     },
+    say::print,
     service_manager,
 };
 
@@ -48,7 +49,7 @@ pub(super) fn problem(what: impl ToString, mend: impl Into<String>) -> Problem {
 
 /// Prints a remark on something that is well.
 fn note(item: &str, text: &str) {
-    println!("note     {item}: {text}");
+    print(format_args!("note     {item}: {text}"));
 }
 
 /// Prints findings as they come.
@@ -62,11 +63,11 @@ impl Report {
     fn line(&mut self, item: &str, finding: Finding) -> bool {
         match finding {
             Ok(text) => {
-                println!("ok       {item}: {text}");
+                print(format_args!("ok       {item}: {text}"));
                 true
             }
             Err(Problem { what, mend }) => {
-                println!("problem  {item}: {what}\n         to mend: {mend}");
+                print(format_args!("problem  {item}: {what}\n         to mend: {mend}"));
                 self.all_well = false;
                 false
             }
@@ -226,7 +227,7 @@ async fn metrics(report: &mut Report, config: &Config) {
 
 /// Prints what works, and needs somebody soon.
 fn warning(item: &str, says: &str, mend: &str) {
-    println!("warning  {item}: {says}\n         to mend: {mend}");
+    print(format_args!("warning  {item}: {says}\n         to mend: {mend}"));
 }
 
 async fn database(report: &mut Report, mut config: Config, start: bool) {

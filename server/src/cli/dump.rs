@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_postgres::Client;
 
-use super::say::say;
+use crate::say::say;
 use crate::{
     config::ConnectionString,
     database::{DatabaseError, Way, connect_as_superuser, without_password},

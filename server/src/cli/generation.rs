@@ -11,6 +11,7 @@ use super::{
 use crate::{
     config::{Config, Settings},
     database::DatabaseError,
+    say::say,
     telemetry,
 };
 
@@ -47,12 +48,12 @@ async fn decide(command: &Command, config: &Config) -> anyhow::Result<()> {
         Command::Begin(Begin { at_least, .. }) => {
             let begin = "SELECT operator.begin_generation($1)";
             let number: i64 = client.query_one(begin, &[at_least]).await.map_err(DatabaseError::from)?.get(0);
-            println!("postern: generation {number} begins: clients learn of it, and fetch new tokens");
+            say(format_args!("generation {number} begins: clients learn of it, and fetch new tokens"));
         }
         Command::Keep(_) => {
             let keep = "SELECT operator.keep_generation()";
             let number: i64 = client.query_one(keep, &[]).await.map_err(DatabaseError::from)?.get(0);
-            println!("postern: generation {number} stays: nothing was lost");
+            say(format_args!("generation {number} stays: nothing was lost"));
         }
     }
     Ok(())

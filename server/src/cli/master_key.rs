@@ -25,6 +25,7 @@ use crate::{
     database::{DatabaseError, SqlOutcome, outcome},
     files,
     keys::{MasterKey, master_keys::Sources},
+    say::say,
     telemetry,
 };
 
@@ -94,7 +95,7 @@ fn make_next(config: &Config) -> anyhow::Result<()> {
         files::give_to(file, user, group)
             .with_context(|| format!("cannot give {} to the owner of the present key", file.display()))?;
     }
-    println!("postern: the next master key is in {}", file.display());
+    say(format_args!("the next master key is in {}", file.display()));
     Ok(())
 }
 
@@ -132,17 +133,18 @@ async fn change(config: &Config) -> anyhow::Result<()> {
         .map_err(DatabaseError::from)?;
     let begun = Instant::now();
     match BeginMasterKeyChangeOutcome::of(&row)? {
-        BeginMasterKeyChangeOutcome::Begun => println!("postern: the change of the master key begins"),
+        BeginMasterKeyChangeOutcome::Begun => say(format_args!("the change of the master key begins")),
         BeginMasterKeyChangeOutcome::UnderWay => {
-            println!("postern: the change of the master key goes on where it was interrupted");
+            say(format_args!("the change of the master key goes on where it was interrupted"));
         }
         BeginMasterKeyChangeOutcome::Ended => return done(config, &sources, &old),
         BeginMasterKeyChangeOutcome::Different => bail!(
             "the database is sealed under another master key than the one configured, or another change is under way: run this with the keys of that change"
         ),
     }
-    println!("postern: {} values are sealed anew", seal_all(&client, &old, &new).await?);
-    println!("postern: waiting until running servers have the new key");
+    let sealed = seal_all(&client, &old, &new).await?;
+    say(format_args!("{sealed} values are sealed anew"));
+    say(format_args!("waiting until running servers have the new key"));
     tokio::time::sleep(TAKEN_OVER.saturating_sub(begun.elapsed())).await;
     for _ in 0..ATTEMPTS {
         seal_all(&client, &old, &new).await?;
@@ -210,7 +212,7 @@ async fn seal_all(client: &Client, old: &MasterKey, new: &MasterKey) -> anyhow::
 /// Puts the new key into the old one's place, if that is in the data directory, or says what to do. The old one stays under
 /// another name: backups of before open with nothing else, and perhaps nobody has a copy.
 fn done(config: &Config, sources: &Sources, old: &MasterKey) -> anyhow::Result<()> {
-    println!("postern: the change of the master key is done");
+    say(format_args!("the change of the master key is done"));
     let kept = |file: &Path| file.with_added_extension(hex::encode(old.id().as_bytes()));
     match (config.master_key_file(), sources.next_file.as_deref()) {
         (Some(file), Some(next)) if config.embedded && config.master_key_file.is_none() => {
@@ -224,18 +226,18 @@ fn done(config: &Config, sources: &Sources, old: &MasterKey) -> anyhow::Result<(
             }
             fs::rename(next, &file)
                 .with_context(|| format!("cannot move {} to {}", next.display(), file.display()))?;
-            println!("postern: the new key is in {}, the old one in {}", file.display(), kept.display());
+            say(format_args!("the new key is in {}, the old one in {}", file.display(), kept.display()));
         }
-        (Some(file), Some(next)) => println!(
-            "postern: on every host, keep the old key, and put the new one in its place: ln {0} {1} && mv {2} {0}",
+        (Some(file), Some(next)) => say(format_args!(
+            "on every host, keep the old key, and put the new one in its place: ln {0} {1} && mv {2} {0}",
             file.display(),
             kept(&file).display(),
             next.display(),
-        ),
-        _ => println!("postern: start every server with the new key from now on"),
+        )),
+        _ => say(format_args!("start every server with the new key from now on")),
     }
-    println!(
-        "postern: keep the old key as long as there are backups from before, and a copy of the new one in another place: later backups open with that only"
-    );
+    say(format_args!(
+        "keep the old key as long as there are backups from before, and a copy of the new one in another place: later backups open with that only"
+    ));
     Ok(())
 }

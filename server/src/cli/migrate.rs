@@ -7,6 +7,7 @@ use super::{private_cluster, registration::Registration, setup};
 use crate::{
     config::{Config, ConnectionString},
     database::{DatabaseError, connect_as_superuser, migrate},
+    say::say,
     telemetry,
 };
 
@@ -16,7 +17,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let registration = Registration::for_new_of_environment()?;
     private_cluster::during(config, async |config| {
         let report = migrate::run(admin_url(config)?, registration).await?;
-        println!("postern: {report}");
+        say(&report);
         anyhow::Ok(())
     })
     .await

@@ -19,7 +19,6 @@ mod registration;
 mod restore;
 mod roles;
 mod root;
-mod say;
 mod serve;
 mod setup;
 mod sources;
@@ -32,7 +31,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::{config::Settings, database::release::Release};
+use crate::{config::Settings, database::release::Release, say::complain};
 use sources::Sources;
 use user::{load, load_to_look};
 
@@ -175,7 +174,7 @@ fn exit(all_well: bool) -> ExitCode {
 }
 
 fn failure(error: &anyhow::Error) -> ExitCode {
-    eprintln!("postern: {error:#}");
+    complain(format_args!("{error:#}"));
     ExitCode::FAILURE
 }
 

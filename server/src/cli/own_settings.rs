@@ -6,8 +6,8 @@ use postern_cluster::TakenOver;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use super::say::say;
 use crate::database::DatabaseError;
+use crate::say::say;
 
 /// The setting that a cluster without standbys cannot have: each commit would wait for them.
 const STANDBYS: &str = "synchronous_standby_names";

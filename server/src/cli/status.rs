@@ -24,6 +24,7 @@ use crate::{
         witness::{DECIDE, PUT_BACK, Witness},
     },
     health::{self, Line, Verdict},
+    say::print,
 };
 
 /// Time for a look at the server.
@@ -47,20 +48,20 @@ pub async fn run(config: Config, start: bool) -> ExitCode {
     lines.extend(room(&config));
     database(config.clone(), start, &mut head, &mut lines).await;
     lines.sort_by_key(|line| Reverse(line.verdict.severity()));
-    println!("{}", config.domain);
+    print(&config.domain);
     for (name, text) in head {
-        println!("  {name:<11}{text}");
+        print(format_args!("  {name:<11}{text}"));
     }
-    println!();
+    print("");
     for Line { item, verdict, says, mend } in &lines {
         let word = match verdict {
             Verdict::Ok => "ok",
             Verdict::Warning => "warning",
             Verdict::Problem => "problem",
         };
-        println!("{word:<9}{item}: {says}");
+        print(format_args!("{word:<9}{item}: {says}"));
         if let Some(mend) = mend {
-            println!("         to mend: {mend}");
+            print(format_args!("         to mend: {mend}"));
         }
     }
     ExitCode::from(lines.first().map_or(0, |line| line.verdict.severity()))

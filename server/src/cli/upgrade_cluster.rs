@@ -3,9 +3,10 @@
 use clap::Args;
 use postern_cluster::{ClusterOptions, Upgraded, drop_kept, upgrade};
 
-use super::{say::say, user::load};
+use super::user::load;
 use crate::{
     config::{Config, Settings},
+    say::say,
     telemetry,
 };
 

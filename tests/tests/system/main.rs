@@ -33,7 +33,7 @@ mod round_trips;
 mod setup;
 mod status;
 mod tls;
-mod unheard_log;
+mod unheard;
 mod upgrade_cluster;
 mod views;
 mod year;

@@ -10,10 +10,10 @@ use crate::{
     cli::{
         dump::{Program, Progress},
         manifest::{DATABASE, Manifest},
-        say::say,
     },
     config::ConnectionString,
     database::DatabaseError,
+    say::say,
 };
 
 /// The entry of a dump that makes a database whole: the row of its generation.

@@ -25,8 +25,8 @@ use self::{
     fitting::expect_fitting,
     work::{Failure, Restored, Work},
 };
-use super::{backup, migrate::admin_url, own_settings, private_cluster, say::say, setup, user::load};
-use crate::{config::Settings, keys::master_keys::Sources, telemetry};
+use super::{backup, migrate::admin_url, own_settings, private_cluster, setup, user::load};
+use crate::{config::Settings, keys::master_keys::Sources, say::say, telemetry};
 
 const PURPOSE: &str = "postern restore";
 /// The context of an error in the steps that a restore takes in the data directory once the database is done.

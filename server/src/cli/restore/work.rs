@@ -14,9 +14,10 @@ use super::{
     target::{Left, expect_alone, expect_place, mark, mark_beginning, remove},
 };
 use crate::{
-    cli::{dump::connect, interruption::unless_interrupted, manifest::Manifest, say::say},
+    cli::{dump::connect, interruption::unless_interrupted, manifest::Manifest},
     config::ConnectionString,
     database::{DatabaseError, generation::BEGUN, migrate},
+    say::say,
 };
 
 /// The result of a restore.

@@ -19,6 +19,7 @@ use crate::{
     database::{self, Database},
     files::{self, directory_of},
     keys::{MasterKey, MasterKeys},
+    say::{print, say},
 };
 
 /// The file in a data directory that says that the setup of its cluster has not come to its end, although the configuration
@@ -128,7 +129,7 @@ pub fn make_master_key(file: &Path, user: Option<&User>) -> anyhow::Result<()> {
             .with_context(|| format!("cannot give {} to user {}", file.display(), user.name))?;
     }
     if is_new {
-        println!("wrote    {}: the master key", file.display());
+        print(format_args!("wrote    {}: the master key", file.display()));
     }
     Ok(())
 }
@@ -167,7 +168,7 @@ pub async fn bring_up(
             Some(url) => {
                 let choice = if registration.is_some() { wanted.for_any() } else { wanted.for_new() };
                 let report = database::migrate::run(url, Some(choice)).await?;
-                println!("postern: {report}");
+                say(&report);
                 if report.has_set_registration() { Admits::Set(wanted) } else { Admits::Kept }
             }
             None => Admits::Wanted(wanted),

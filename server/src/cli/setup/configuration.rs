@@ -14,6 +14,7 @@ use postern_cluster::make_dirs;
 use crate::{
     config::{self, Settings, file},
     files::{self, directory_of},
+    say::print,
 };
 
 /// The file to write: the one that is named, else the one of this installation, else `./postern.toml`.
@@ -53,13 +54,13 @@ pub fn write(
     let unwritable = || format!("cannot write {}", path.display());
     let exists = path.exists();
     if exists && before == values {
-        println!("kept     {}: it says so already", path.display());
+        print(format_args!("kept     {}: it says so already", path.display()));
         return Ok(());
     }
     let is_by_hand = || fs::read_to_string(path).is_ok_and(|present| present != file::text(before));
     if exists && (before.contains_key("domain") || is_by_hand()) {
         let old = keep(path).with_context(unwritable)?;
-        println!("kept     {}: the file that was there before", old.display());
+        print(format_args!("kept     {}: the file that was there before", old.display()));
     }
     let place = directory_of(path);
     let make_place = match user {
@@ -77,8 +78,8 @@ pub fn write(
     })
     .with_context(unwritable)?;
     match user {
-        Some(user) => println!("wrote    {}: root and {} can read it", path.display(), user.name),
-        None => println!("wrote    {}: only its owner can read it", path.display()),
+        Some(user) => print(format_args!("wrote    {}: root and {} can read it", path.display(), user.name)),
+        None => print(format_args!("wrote    {}: only its owner can read it", path.display())),
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use crate::{
     config::{Config, ConnectionString, Network, ProxySource},
     database::Way,
     keys::master_key,
+    say::print,
     tls,
 };
 
@@ -139,9 +140,9 @@ pub struct Questions<R>(pub R);
 
 impl<R: BufRead> Questions<R> {
     pub fn ask(&mut self, answers: &mut Answers) -> anyhow::Result<()> {
-        println!(
+        print(format_args!(
             "An empty line takes what is in brackets. `postern setup --help` has a flag for each answer.\n"
-        );
+        ));
         if !answers.is_given("domain") {
             let before = answers.text("domain").map(str::to_owned);
             let question = "Home domain, the part of user names after the @; it never changes";
@@ -232,7 +233,7 @@ impl<R: BufRead> Questions<R> {
                     answers.set("tls.key", key.display().to_string());
                     break;
                 }
-                Err(error) => println!("  These are no certificate and its key: {error:#}"),
+                Err(error) => print(format_args!("  These are no certificate and its key: {error:#}")),
             }
         }
         self.ask_for_listen(answers, PUBLIC)
@@ -322,7 +323,7 @@ impl<R: BufRead> Questions<R> {
             io::stdout().flush()?;
             let mut line = String::new();
             if self.0.read_line(&mut line)? == 0 {
-                println!();
+                print("");
                 bail!("the answers ended before this one: give it by a flag, or --non-interactive");
             }
             let answer = match (line.trim(), default) {
@@ -331,7 +332,7 @@ impl<R: BufRead> Questions<R> {
             };
             match parse(answer) {
                 Ok(value) => return Ok(value),
-                Err(error) => println!("  That is no answer: {error:#}"),
+                Err(error) => print(format_args!("  That is no answer: {error:#}")),
             }
         }
     }

@@ -23,7 +23,10 @@ use super::{
     registration::{self, Registration},
     user::{PACKAGE_USER, go_on_as},
 };
-use crate::config::{self, Config, Settings, file};
+use crate::{
+    config::{self, Config, Settings, file},
+    say::print,
+};
 pub use bring_up::{end, expect_done};
 
 pub const EXAMPLES: &str = "\
@@ -143,62 +146,62 @@ fn server_user(named: Option<&str>) -> anyhow::Result<Option<User>> {
 }
 
 fn say_what_is_left(config: &Config, path: &Path, user: Option<&User>, registration: Admits) {
-    println!("\nWhat is left to do:");
+    print(format_args!("\nWhat is left to do:"));
     if let Admits::Wanted(policy) = registration {
-        println!(
+        print(format_args!(
             "  {}={} postern migrate --config {} --database-admin-url URL",
             registration::ENVIRONMENT,
             policy.name(),
             path.display()
-        );
-        println!(
-            "                                       before the first start of all: makes the tables, and sets who may register"
+        ));
+        print(
+            "                                       before the first start of all: makes the tables, and sets who may register",
         );
     }
     let has_unit = units::are_there();
     match user {
         Some(_) if has_unit => {
-            println!("  systemctl enable --now postern       starts the server, now and with the machine");
+            print("  systemctl enable --now postern       starts the server, now and with the machine");
         }
         Some(user) => {
-            println!("  runuser -u {} -- postern serve --config {}", user.name, path.display());
+            print(format_args!("  runuser -u {} -- postern serve --config {}", user.name, path.display()));
         }
-        None => println!("  postern serve --config {}", path.display()),
+        None => print(format_args!("  postern serve --config {}", path.display())),
     }
     if user.is_some() && has_unit {
-        println!("  systemctl enable --now postern-backup.timer");
-        println!("                                       makes a backup each day");
+        print("  systemctl enable --now postern-backup.timer");
+        print("                                       makes a backup each day");
     } else {
-        println!("  postern backup DIRECTORY --config {}", path.display());
-        println!(
-            "                                       makes a backup each day, where a timer of yours starts it"
+        print(format_args!("  postern backup DIRECTORY --config {}", path.display()));
+        print(
+            "                                       makes a backup each day, where a timer of yours starts it",
         );
     }
     if let Some(key) = config.master_key_file() {
-        println!("  keep a copy of {} elsewhere: without it no backup is of use", key.display());
+        print(format_args!("  keep a copy of {} elsewhere: without it no backup is of use", key.display()));
     }
     if let Some(metrics) = config.metrics.listen {
-        println!("  let Prometheus scrape http://{metrics}/metrics: operate/monitor.md of the documentation");
+        print(format_args!(
+            "  let Prometheus scrape http://{metrics}/metrics: operate/monitor.md of the documentation"
+        ));
     }
     if config.tls.certificate.is_none() {
-        println!("  let a proxy hand {} on to http://{}", config.base_url(), config.listen);
+        print(format_args!("  let a proxy hand {} on to http://{}", config.base_url(), config.listen));
     }
     let how = match registration {
         Admits::Set(Registration::Invite) | Admits::Wanted(Registration::Invite) => {
             // A superuser's connection that was given to setup is not in the file.
             let is_known = config.embedded || config.database.admin_url.is_some();
             let admin_url = if is_known { "" } else { " --database-admin-url URL" };
-            println!(
+            print(format_args!(
                 "  postern psql --config {}{admin_url} -- -c 'SELECT operator.make_invites(number => 2)'",
                 path.display()
-            );
-            println!(
-                "                                       makes invites, each for a person to register with"
-            );
+            ));
+            print("                                       makes invites, each for a person to register with");
             " --invite CODE"
         }
         Admits::Set(Registration::Oidc) | Admits::Wanted(Registration::Oidc) => " --sign-in",
         Admits::Set(Registration::Open) | Admits::Wanted(Registration::Open) | Admits::Kept => "",
     };
-    println!("  postern-client --server {} register NAME{how}", config.base_url());
+    print(format_args!("  postern-client --server {} register NAME{how}", config.base_url()));
 }

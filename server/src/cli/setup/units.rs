@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use crate::{
     config::{self, Config},
     files,
+    say::print,
 };
 
 /// The places of the package's unit.
@@ -48,13 +49,19 @@ pub fn fit(config: &Config) -> anyhow::Result<()> {
         if !config.embedded || config.data_dir.starts_with(config::STATE) {
             if fs::read_to_string(&file).is_ok_and(|present| present.starts_with(BY_SETUP)) {
                 fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
-                println!("removed  {}: the data directory is not elsewhere any more", file.display());
+                print(format_args!(
+                    "removed  {}: the data directory is not elsewhere any more",
+                    file.display()
+                ));
             }
             continue;
         }
         let write = || fs::create_dir_all(&dir).and_then(|()| files::replace(&file, text.as_bytes()));
         write().with_context(|| format!("cannot write {}", file.display()))?;
-        println!("wrote    {}: the unit lets the server write to its data directory", file.display());
+        print(format_args!(
+            "wrote    {}: the unit lets the server write to its data directory",
+            file.display()
+        ));
     }
     // Without systemd the next boot reads them.
     let _reloaded = std::process::Command::new("systemctl").arg("daemon-reload").status();

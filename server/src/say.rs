@@ -1,0 +1,22 @@
+//! The words of a command about its work, which goes on whether anybody hears them or not. `println!` would end the process, in
+//! the middle of its work, once the terminal is gone, or nobody reads the pipe any more.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+
+/// Prints a line of a command.
+pub fn say(line: impl Display) {
+    print(format_args!("postern: {line}"));
+}
+
+/// Prints a line as it is.
+pub fn print(line: impl Display) {
+    let _nobody_listens = writeln!(io::stdout(), "{line}");
+}
+
+/// Prints an error of a command.
+pub fn complain(error: impl Display) {
+    let _nobody_listens = writeln!(io::stderr(), "postern: {error}");
+}
