@@ -186,6 +186,27 @@ fn a_group_that_waits_for_a_client_whose_key_package_another_group_refused_gets_
 }
 
 #[test]
+fn a_group_that_refuses_a_key_package_leaves_those_that_other_groups_can_use() {
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    let other = alice.create();
+    [&id, &other].into_iter().for_each(|group| invite(&alice, group, &[&carol]));
+    let taken = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let other_place = carol.offer_as(taken, &alice);
+    let [refused, good] = [(); 2].map(|()| carol.offer_to(&alice));
+    let adds = |group: &GroupId| {
+        let change = alice.store.write(|tx| add_invited(tx, &GroupState::load(tx, group)?)).unwrap();
+        let Some(Change::Add(leaf_keys)) = change else { panic!("she is invited") };
+        leaf_keys
+    };
+    assert_eq!(adds(&id), [refused]);
+    alice.store.write(|tx| withdraw_invitation(tx, &id, &client_key(&carol))).unwrap();
+    assert_eq!(alice.store.read(invitations::wanted_key_packages).unwrap(), [], "there are others");
+    assert_eq!(adds(&other), [other_place], "it is taken in one group only");
+    invite(&alice, &id, &[&carol]);
+    assert_eq!(adds(&id), [good]);
+}
+
+#[test]
 fn of_the_key_packages_at_hand_one_serves_whose_pseudonym_is_free() {
     let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
     let taken = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
