@@ -88,6 +88,16 @@ pub(crate) fn missed_letters(tx: &Tx<'_>) -> Result<()> {
     tell(tx, &Account::load(tx)?.user, &News::Missed)
 }
 
+/// Goes on with what a user is to be told, and with what this user's other devices are to be told of the user, under the name
+/// that a lookup showed the user to have now.
+pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    let sql = "UPDATE OR REPLACE news SET user = ?2, due = 0, missed = 0 WHERE user = ?1";
+    tx.sql().execute(sql, [from.to_string(), to.to_string()])?;
+    let [before, after] = [from, to].map(|user| encode(&News::Contact(user.clone())));
+    tx.sql().execute("UPDATE OR REPLACE news SET news = ?2 WHERE news = ?1", [before, after])?;
+    Ok(())
+}
+
 /// Has a user told nothing any more.
 pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute("DELETE FROM news WHERE user = ?1", [user.to_string()])?;
