@@ -1,6 +1,7 @@
 //! Clients without a server: what one sends is handed to the others by the test.
 
 mod devices;
+mod former_leaves;
 mod invited;
 mod messages;
 mod names;
