@@ -246,3 +246,28 @@ fn tell_contacts(tx: &Tx<'_>, news: &News) -> Result<()> {
 fn name(user: &str) -> Result<UserName> {
     user.parse().map_err(|_| Error::Damaged("a user name"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tests::Home;
+
+    #[tokio::test]
+    async fn news_of_whose_user_nothing_is_said_are_not_written_with_the_next_errands() {
+        let bob = "bob@home.example".parse().unwrap();
+        for (home, pause) in [
+            (Home::of_nonsense(), UNANSWERED_RETRY),
+            (Home::of_problem(ProblemType::NotAllowed), RETRY_AFTER),
+            (Home::behind_relay(ProblemType::NotAllowed), UNPAID_RETRY),
+        ] {
+            let store = &home.store;
+            store.write(|tx| tell(tx, &bob, &News::Profile)).unwrap();
+            let before = store.now();
+            write_news(store, &home.api).await.expect("the other errands go on");
+            let after = store.now();
+            let due = "SELECT due FROM news";
+            let due: u64 = store.read(|tx| Ok(tx.sql().query_row(due, [], |row| row.get(0))?)).unwrap();
+            assert!((before + pause..=after + pause).contains(&due), "{pause}: {due}");
+        }
+    }
+}
