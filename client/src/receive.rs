@@ -394,7 +394,8 @@ mod tests {
     #[tokio::test]
     async fn a_domain_where_nobody_can_be_keeps_no_other_as_from_being_asked() {
         let home = Home::of_nonsense();
-        let domains = ["0.xn--a.example", "home.example", "xn--a.example"].map(|it| it.parse::<Domain>().unwrap());
+        let domains =
+            ["0.xn--a.example", "home.example", "xn--a.example"].map(|it| it.parse::<Domain>().unwrap());
         meet(&home.store, &home.api, domains.into()).await.expect("the other errands go on");
         assert!(home.asked() > 0);
     }

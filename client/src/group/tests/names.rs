@@ -366,10 +366,7 @@ fn a_profile_key_is_kept_of_the_user_that_a_leaf_is_known_to_be() {
     let tells = |link: &IdentityLink| {
         let key = some_profile_key();
         let by = (&teller, false);
-        alice
-            .store
-            .write(|tx| links::told_profile_key(tx, &id, &leaf_key, link, Some(&key), by))
-            .unwrap();
+        alice.store.write(|tx| links::told_profile_key(tx, &id, &leaf_key, link, Some(&key), by)).unwrap();
         let asks = !alice.store.read(crate::group::unconfirmed).unwrap().is_empty();
         (rows(&alice, "profiles"), asks)
     };
