@@ -209,12 +209,20 @@ impl Transport for Watched {
 #[cfg(test)]
 mod tests {
     use postern_api::Request;
+    use postern_protocol::{
+        Payload,
+        aas::TokenKey,
+        encoding::Encoding,
+        federation::HomeserverShown,
+        key::SigningKey,
+        token::{BATCH_RESPONSE_MEDIA_TYPE, BATCH_SIZES, TOKEN_TYPE},
+    };
 
     use super::{
-        super::tests::{api_of_nobody, domain},
+        super::tests::{api_of_nobody, described_with, domain},
         *,
     };
-    use crate::{error::goes_on, tokens::Wallet};
+    use crate::{clock::Clock, error::goes_on, server::tests::Home, tokens::Wallet};
 
     /// A way on which no answer comes.
     #[derive(Debug)]
@@ -415,6 +423,39 @@ mod tests {
         assert_eq!(other.wallet.reach().0.lock().unwrap().misread, 1);
         stays_left_alone(&other.wallet.reach());
         let error = read().await.unwrap_err();
+        assert!(error.another_is_away(), "it is not asked again at once: {error}");
+    }
+
+    /// A key that tokens are issued with: the base point of Ristretto255 (RFC 9496 §4).
+    const TOKEN_KEY: &str = "4vKuCmq8TnGohKlhxQBRX1jjC2qlgt2NtqZZReCNLXY=";
+
+    #[tokio::test]
+    async fn tokens_that_do_not_verify_are_noted_of_the_homeserver_that_issued_them() {
+        let signer = SigningKey::generate();
+        let home = Home::answering(move |path| {
+            let (media_type, body) = if path.ends_with("/token-request") {
+                (BATCH_RESPONSE_MEDIA_TYPE, b"nonsense".to_vec())
+            } else {
+                let key =
+                    TokenKey { token_type: TOKEN_TYPE, token_key: TOKEN_KEY.to_owned(), not_before: None };
+                let description = described_with(&[&signer], Clock::default().now(), 0, vec![key]);
+                let shown = HomeserverShown { description: Payload::new(description) };
+                (Encoding::Cbor.media_type(), Encoding::Cbor.encode(&shown))
+            };
+            Ok(http::Response::builder().header("content-type", media_type).body(body)?)
+        });
+        // Tokens of the own homeserver, which is paid for handing the requests on. So many that no others are fetched.
+        let sql = "WITH RECURSIVE numbers (number) AS
+                       (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 100)
+                   INSERT INTO tokens (token, domain, issuer_key)
+                   SELECT CAST(number AS BLOB), 'home.example', x'00' FROM numbers";
+        home.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+        let wallet = Wallet::elsewhere(&home.api, &domain());
+        let error = wallet.fetch(BATCH_SIZES[0]).await.unwrap_err();
+        assert!(error.to_string().contains("tokens that do not verify"), "{error}");
+        assert_eq!(wallet.reach().0.lock().unwrap().misread, 1);
+        stays_left_alone(&wallet.reach());
+        let error = wallet.fetch(BATCH_SIZES[0]).await.unwrap_err();
         assert!(error.another_is_away(), "it is not asked again at once: {error}");
     }
 
