@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    future::Future,
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use crate::{
     mailbox::{self, KINDS},
     profile, push,
     session::Session,
-    store::{Step, Tx, integer},
+    store::{Step, Store, Tx, integer},
 };
 
 impl Session {
@@ -115,23 +116,18 @@ impl Session {
     /// errands that wait for nobody but the server.
     pub(crate) fn has_errands(&self) -> Result<bool> {
         self.store.read(|tx| {
-            Ok(tx.sql().query_row(
+            let sql =
                 "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
                      OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2))
                      OR EXISTS (SELECT 1 FROM letters WHERE due <= ?1) OR EXISTS (SELECT 1 FROM fetches)
                      OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)
                      OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions WHERE due <= ?1)
-                     OR EXISTS (SELECT 1 FROM outcasts o JOIN groups g ON g.group_id = o.group_id AND g.active = 1
-                                 WHERE o.due <= ?1
-                                   AND NOT EXISTS (SELECT 1 FROM strayed s
-                                                    WHERE s.group_id = o.group_id AND s.state IN (2, 3)))
                      OR EXISTS (SELECT 1 FROM welcomes)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
-                     OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)",
-                [integer(tx.now())],
-                |row| row.get(0),
-            )?)
+                     OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)";
+            let others: bool = tx.sql().query_row(sql, [integer(tx.now())], |row| row.get(0))?;
+            Ok(others || !group::with_outcasts(tx)?.is_empty())
         })
     }
 
@@ -201,24 +197,12 @@ impl Session {
 
     /// Removes members from a group that are no devices of their users any more.
     async fn cast_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        // One of which this device hears meanwhile is looked for next.
-        let looked_for = self.store.read(|tx| group::removed_devices(tx, id))?;
-        let done = self.put_out(step, id).await;
-        self.store.write(|tx| match &done {
-            Err(error) if !is_over(error) => group::casting_out_failed(tx, id, error),
-            _ => group::look_for_outcasts_again(tx, id, &looked_for),
-        })?;
-        done
+        casting_out(&self.store, id, self.put_out(step, id)).await
     }
 
     async fn put_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         let (asked, unanswered) = self.ask_about_suspects(id).await?;
-        let were_asked = |change: &Change| match change {
-            Change::Remove(leaves) => leaves.iter().all(|leaf_key| asked.contains(leaf_key)),
-            _ => true,
-        };
-        self.commit(step, id, |tx, group| Ok(group::cast_out(tx, group, &unanswered)?.filter(were_asked)))
-            .await?;
+        self.commit(step, id, |tx, group| group::cast_out_if_asked(tx, group, &unanswered, &asked)).await?;
         let is_left = |tx: &Tx<'_>| group::cast_out(tx, &GroupState::load(tx, id)?, &unanswered);
         if self.store.read(is_left)?.is_none() {
             return Ok(());
@@ -236,6 +220,10 @@ impl Session {
         }
         let mut unanswered = BTreeSet::new();
         for user in self.store.read(|tx| group::users_of_suspects(tx, &GroupState::load(tx, id)?))? {
+            if !self.may_ask_about(&user)? {
+                unanswered.insert(user);
+                continue;
+            }
             let found = identity::look_up(&self.api, &self.store, &user).await;
             let says_something =
                 |error: &Error| error.refusal().is_some() || matches!(error, Error::Identity(_));
@@ -250,7 +238,7 @@ impl Session {
 
     /// Adds the clients that a group waits for and whose KeyPackages are at hand. If not all may come in together, each is tried
     /// alone: none keeps the others out by what its KeyPackage says.
-    async fn add_invited(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+    pub(crate) async fn add_invited(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         let added = self.commit(step, id, group::add_invited).await;
         match self.why_not_added(id, &added)? {
             Some(why) => self.add_each(step, id, &why).await?,
@@ -317,10 +305,13 @@ impl Session {
 
     /// Asks the AS about members that say to be called something else, or to end, and from time to time
     /// about all others (AS-11).
-    async fn ask_about_members(&self) -> Result<()> {
+    pub(crate) async fn ask_about_members(&self) -> Result<()> {
         let (store, api) = (&*self.store, &self.api);
         for hint in store.read(group::hints)? {
             let asked = hint.name.as_ref().unwrap_or(&hint.user);
+            if !self.may_ask_about(asked)? {
+                continue;
+            }
             let found = identity::look_up(api, store, asked).await;
             if found.as_ref().is_err_and(Error::is_passing) {
                 goes_on(found)?;
@@ -361,10 +352,21 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the AS may be asked about a user whom a member of a group, or the server that has it, names: they could have any
+    /// domain asked.
+    pub(crate) fn may_ask_about(&self, user: &UserName) -> Result<bool> {
+        let domain = user.domain();
+        let is_heard = |tx: &Tx<'_>| Ok(*domain == self.api.origin || identity::is_heard(tx, domain)?);
+        Ok(self.store.read(is_heard)? || self.store.write(|tx| contact::may_ask_for_member(tx, domain))?)
+    }
+
     /// Asks the AS about members that were not confirmed yet, each user once.
-    async fn confirm_identities(&self) -> Result<()> {
+    pub(crate) async fn confirm_identities(&self) -> Result<()> {
         let mut asked: HashMap<UserName, (bool, InVain)> = HashMap::new();
         for (client_key, user) in self.store.read(group::unconfirmed)? {
+            if !asked.contains_key(&user) && !self.may_ask_about(&user)? {
+                continue;
+            }
             let (is_shown, in_vain) = if let Some(outcome) = asked.get(&user) {
                 *outcome
             } else {
@@ -383,6 +385,22 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Makes an attempt to remove members from a group that are no devices of their users any more, and takes note of its end. One of
+/// which this device hears meanwhile is looked for next.
+pub(crate) async fn casting_out(
+    store: &Store,
+    id: &GroupId,
+    attempt: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let looked_for = store.read(|tx| group::removed_devices(tx, id))?;
+    let done = attempt.await;
+    store.write(|tx| match &done {
+        Err(error) if !is_over(error) => group::casting_out_failed(tx, id, error),
+        _ => group::look_for_outcasts_again(tx, id, &looked_for),
+    })?;
+    done
 }
 
 /// Whether there is nothing more to try in a group after this error: it was refused, or this device is out.

@@ -68,6 +68,15 @@ pub(crate) fn end_all(tx: &Tx<'_>, group: &GroupId) -> Result<()> {
     Ok(())
 }
 
+/// A user has another name now.
+pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    for table in ["invitations", "fetches"] {
+        let sql = format!("UPDATE OR REPLACE {table} SET user = ?2 WHERE user = ?1");
+        tx.sql().execute(&sql, [from.to_string(), to.to_string()])?;
+    }
+    Ok(())
+}
+
 /// Notes that a user's KeyPackages are to be fetched.
 pub(crate) fn want_key_packages(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute("INSERT OR IGNORE INTO fetches (user) VALUES (?1)", [user.to_string()])?;

@@ -1,11 +1,15 @@
 //! Receiving: takes what the queues hold and lets it take effect, each message's effect, the
 //! queue's position and its chain in one transaction.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use postern_protocol::{
     Address, Welcome,
     ds::{GroupId, WelcomeTree},
+    name::Domain,
     qs::{Dequeue, Dequeued, Lost, QueueKind, QueuePayload},
 };
 
@@ -22,8 +26,9 @@ use crate::{
     missed,
     options::Options,
     push,
+    server::Api,
     session::Session,
-    store::{Step, Tx},
+    store::{Step, Store, Tx},
 };
 
 impl Session {
@@ -185,14 +190,7 @@ impl Session {
             });
             contact::with_new_issuers(tx, deposits)
         })?;
-        for domain in new {
-            let asked = async {
-                let api = elsewhere::api_for(&self.api, &domain)?;
-                identity::authentication_keys(&self.store, &api).await
-            };
-            goes_on(asked.await)?;
-        }
-        Ok(())
+        meet(&self.store, &self.api, new).await
     }
 
     /// The trees that belong to the Welcomes of a batch, as far as they are there, by sequence number.
@@ -248,6 +246,18 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Asks the ASs of some domains for their keys. One that is out of reach keeps no other from being asked.
+async fn meet(store: &Store, api: &Api, domains: BTreeSet<Domain>) -> Result<()> {
+    for domain in domains {
+        let asked = async {
+            let api = elsewhere::api_for(api, &domain)?;
+            identity::authentication_keys(store, &api).await
+        };
+        goes_on(asked.await)?;
+    }
+    Ok(())
 }
 
 /// The tree that belongs to a Welcome, as far as it is there.
@@ -373,5 +383,20 @@ pub(crate) fn take_effect(
         (QueueKind::Contact, QueuePayload::Deposit(deposit)) => contact::receive_letter(tx, deposit, options),
         (kind, QueuePayload::Lost(Lost { address })) => Ok(lost(tx, kind, address.as_ref())?),
         _ => Err(Rejection::invalid("a message came in by the wrong queue")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tests::Home;
+
+    #[tokio::test]
+    async fn a_domain_where_nobody_can_be_keeps_no_other_as_from_being_asked() {
+        let home = Home::of_nonsense();
+        let domains =
+            ["0.xn--a.example", "home.example", "xn--a.example"].map(|it| it.parse::<Domain>().unwrap());
+        meet(&home.store, &home.api, domains.into()).await.expect("the other errands go on");
+        assert!(home.asked() > 0);
     }
 }

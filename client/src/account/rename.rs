@@ -4,6 +4,7 @@ use postern_protocol::{credential::ClientCredential, name::UserName};
 
 use super::Account;
 use crate::{
+    contact,
     error::{Error, Result, goes_on},
     group, identity, key_packages,
     server::Api,
@@ -20,7 +21,8 @@ pub(crate) fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<(
     key_packages::publish_again(tx)?;
     // This device's leaf has the old name yet, if another one took the new one.
     identity::look_after_devices(tx)?;
-    identity::rename(tx, from, to)
+    identity::rename(tx, from, to)?;
+    contact::moved(tx, from, to).map(drop)
 }
 
 /// Whether the user has this name by now: the AS shows the user's own identity under it.

@@ -94,3 +94,24 @@ pub(crate) async fn deliver_deposits(store: &Store, api: &Api) -> Result<()> {
     }
     out_of_reach.into_values().next().unwrap_or(Ok(()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tests::Home;
+
+    #[tokio::test]
+    async fn a_letter_to_where_nobody_can_be_is_not_in_the_way_of_others() {
+        let home = Home::of_nonsense();
+        let insert = |user: &str| {
+            let sql = "INSERT INTO deposits (user, address, payload) VALUES (?1, zeroblob(32), x'00')";
+            home.store.write(|tx| Ok(tx.sql().execute(sql, [user])?)).unwrap();
+        };
+        insert("eve@xn--a.example");
+        deliver_deposits(&home.store, &home.api).await.unwrap_err();
+        assert_eq!(home.asked(), 0, "no URL leads there");
+        insert("bob@home.example");
+        deliver_deposits(&home.store, &home.api).await.unwrap_err();
+        assert!(home.asked() > 0, "the other one is tried");
+    }
+}

@@ -14,6 +14,7 @@ use crate::{
     event::Event,
     group::{self, GroupHandover},
     identity::{self, Seen, VerifiedUser},
+    invitations,
     options::Options,
     profile,
     store::Tx,
@@ -222,28 +223,29 @@ fn told_of_move(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
     moved(tx, from, to)
 }
 
-/// Goes on with a user under another name, if the identity is the same, with all that was agreed and asked. Returns
-/// whether it is. Where nothing was agreed a lookup has to have shown it.
+/// Goes on with a user under another name, if the identity is the same, with all that was agreed and asked, and that the user is
+/// to be told. Returns whether it is. Where nothing was agreed a lookup has to have shown it.
 pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
     if !contacts::moved(tx, from, to)? {
         return Ok(false);
     }
     requests::moved(tx, from, to)?;
-    news::forget(tx, from)?;
+    news::moved(tx, from, to)?;
+    invitations::moved(tx, from, to)?;
     Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use postern_protocol::{
-        Address, HpkePublicKey, Transcript, auth::SignedContact, eid::EidState, key::SigningKey,
+        Address, HpkePublicKey, Transcript, auth::SignedContact, ds::GroupId, eid::EidState, key::SigningKey,
     };
 
     use super::*;
     use crate::{
         contact::{ContactRequest, RequestId, Stamp},
         identity::VerifiedClient,
-        store::Store,
+        store::{Store, decode},
     };
 
     #[test]
@@ -292,6 +294,42 @@ mod tests {
         }
         assert!(store.write(|tx| moved(tx, &name(&bob), &name(&robert))).unwrap(), "a lookup showed it");
         assert_eq!(waits(), [&robert, &robert, &alice].map(String::clone));
+    }
+
+    #[test]
+    fn what_a_user_is_to_be_told_and_invited_to_goes_on_under_another_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        let [alice, bob, robert] =
+            ["alice", "bob", "robert"].map(|name| format!("{name}@example.org").parse::<UserName>().unwrap());
+        let group = GroupId::new([7; 16], bob.domain().clone());
+        let later = |tx: &Tx<'_>| {
+            news::tell(tx, &bob, &News::Renewal)?;
+            news::tell(tx, &bob, &News::Profile)?;
+            tx.sql().execute("UPDATE news SET due = 1 << 40", [])?;
+            // Of what was agreed with Bob, Alice's other devices are to be told.
+            news::tell(tx, &alice, &News::Contact(bob.clone()))?;
+            news::tell(tx, &robert, &News::Profile)?;
+            invitations::invite(tx, &group, &SigningKey::generate().public_key(), &bob)?;
+            invitations::want_key_packages(tx, &bob)?;
+            moved(tx, &bob, &robert)
+        };
+        assert!(store.write(later).unwrap());
+        let told = |user: &UserName| {
+            let told = |tx: &Tx<'_>| {
+                let sql = "SELECT news FROM news WHERE user = ?1 AND due = 0 ORDER BY rowid";
+                let mut statement = tx.sql().prepare(sql)?;
+                let rows = statement.query_map([user.to_string()], |row| row.get(0))?;
+                let rows = rows.collect::<Result<Vec<Vec<u8>>, _>>()?;
+                rows.iter().map(|news| decode(news, "news")).collect::<Result<Vec<News>>>()
+            };
+            store.read(told).unwrap()
+        };
+        assert_eq!(told(&bob), []);
+        assert_eq!(told(&robert), [News::Renewal, News::Profile]);
+        assert_eq!(told(&alice), [News::Contact(robert.clone())]);
+        assert!(store.read(|tx| invitations::waits_for_user(tx, &robert)).unwrap());
+        assert_eq!(store.read(invitations::wanted_key_packages).unwrap(), [robert]);
     }
 
     #[test]

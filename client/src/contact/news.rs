@@ -88,6 +88,16 @@ pub(crate) fn missed_letters(tx: &Tx<'_>) -> Result<()> {
     tell(tx, &Account::load(tx)?.user, &News::Missed)
 }
 
+/// Goes on with what a user is to be told, and with what this user's other devices are to be told of the user, under the name
+/// that a lookup showed the user to have now.
+pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    let sql = "UPDATE OR REPLACE news SET user = ?2, due = 0, missed = 0 WHERE user = ?1";
+    tx.sql().execute(sql, [from.to_string(), to.to_string()])?;
+    let [before, after] = [from, to].map(|user| encode(&News::Contact(user.clone())));
+    tx.sql().execute("UPDATE OR REPLACE news SET news = ?2 WHERE news = ?1", [before, after])?;
+    Ok(())
+}
+
 /// Has a user told nothing any more.
 pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     tx.sql().execute("DELETE FROM news WHERE user = ?1", [user.to_string()])?;
@@ -235,4 +245,29 @@ fn tell_contacts(tx: &Tx<'_>, news: &News) -> Result<()> {
 
 fn name(user: &str) -> Result<UserName> {
     user.parse().map_err(|_| Error::Damaged("a user name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tests::Home;
+
+    #[tokio::test]
+    async fn news_of_whose_user_nothing_is_said_are_not_written_with_the_next_errands() {
+        let bob = "bob@home.example".parse().unwrap();
+        for (home, pause) in [
+            (Home::of_nonsense(), UNANSWERED_RETRY),
+            (Home::of_problem(ProblemType::NotAllowed), RETRY_AFTER),
+            (Home::behind_relay(ProblemType::NotAllowed), UNPAID_RETRY),
+        ] {
+            let store = &home.store;
+            store.write(|tx| tell(tx, &bob, &News::Profile)).unwrap();
+            let before = store.now();
+            write_news(store, &home.api).await.expect("the other errands go on");
+            let after = store.now();
+            let due = "SELECT due FROM news";
+            let due: u64 = store.read(|tx| Ok(tx.sql().query_row(due, [], |row| row.get(0))?)).unwrap();
+            assert!((before + pause..=after + pause).contains(&due), "{pause}: {due}");
+        }
+    }
 }

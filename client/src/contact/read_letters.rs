@@ -111,44 +111,39 @@ async fn ask_about(store: &Store, api: &Api, user: &UserName) -> Result<Sender> 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use postern_api::{Carried, Http, Limits, Transport};
-    use postern_protocol::{key::SigningKey, name::Domain};
+    use postern_protocol::problem::ProblemType;
 
     use super::*;
-    use crate::tokens::{Owner, Wallet};
+    use crate::server::tests::Home;
 
-    /// A homeserver that answers everything with bytes that mean nothing.
-    #[derive(Debug)]
-    struct Nonsense;
-
-    impl Transport for Nonsense {
-        fn carry(&self, _: http::Request<Vec<u8>>, _: Limits) -> Carried<'_> {
-            Box::pin(async { Ok(http::Response::new(b"nonsense".to_vec())) })
-        }
+    /// Has the client of this homeserver read a letter of somebody there that is half an hour old. Returns for how many seconds it
+    /// waits from then on, at least and at most.
+    async fn waits_after_reading(home: &Home) -> (u64, u64) {
+        let store = &home.store;
+        let sql = format!(
+            "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, due)
+             VALUES (x'00', 'request', 'eve@home.example', 1, {}, x'', x'', 1, 0)",
+            store.now() - 1800
+        );
+        store.write(|tx| Ok(tx.sql().execute(&sql, [])?)).unwrap();
+        assert_eq!(store.read(letters::senders).unwrap().len(), 1);
+        let before = store.now();
+        read_letters(store, &home.api, &Options::default()).await.expect("the other errands go on");
+        let due = "SELECT due FROM letters";
+        let due: u64 = store.read(|tx| Ok(tx.sql().query_row(due, [], |row| row.get(0))?)).unwrap();
+        (due.saturating_sub(store.now()), due.saturating_sub(before))
     }
 
     #[tokio::test]
     async fn a_letter_whose_as_answers_nonsense_is_not_read_with_the_next_errands() {
-        let (home, options) = (tempfile::tempdir().unwrap(), Options::default());
-        let store = Arc::new(Store::create(home.path(), &options).unwrap());
-        let domain: Domain = "home.example".parse().unwrap();
-        let http = Http::through("https://home.example", Nonsense).unwrap();
-        let owner = Owner { domain: domain.clone(), client_key: SigningKey::generate() };
-        let wallet = Wallet::new(store.clone(), http.clone(), http.clone(), owner);
-        let api = Api::new(http, domain, wallet);
-        let sql = format!(
-            "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, due)
-             VALUES (x'00', 'request', 'eve@home.example', 1, {}, x'', x'', 1, 0)",
-            store.now() - 1000
-        );
-        store.write(|tx| Ok(tx.sql().execute(&sql, [])?)).unwrap();
-        assert_eq!(store.read(letters::senders).unwrap().len(), 1);
-        read_letters(&store, &api, &options).await.expect("the other errands go on");
-        assert!(store.read(letters::senders).unwrap().is_empty(), "it waits");
-        let kept = "SELECT count(*) FROM letters";
-        let kept: u64 = store.read(|tx| Ok(tx.sql().query_row(kept, [], |row| row.get(0))?)).unwrap();
-        assert_eq!(kept, 1);
+        let (_, at_most) = waits_after_reading(&Home::of_nonsense()).await;
+        assert!(at_most >= 1800, "until it is twice as old: {at_most}");
+    }
+
+    #[tokio::test]
+    async fn a_letter_whose_as_could_not_be_asked_is_read_in_five_minutes_whatever_its_age() {
+        let home = Home::behind_relay(ProblemType::NotAllowed);
+        let (at_least, at_most) = waits_after_reading(&home).await;
+        assert!(at_least <= UNPAID_RETRY && UNPAID_RETRY <= at_most, "{at_least} {at_most}");
     }
 }

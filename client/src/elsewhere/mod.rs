@@ -77,7 +77,7 @@ pub(crate) fn through(own: &Api, relay: &Domain, server: Option<&str>) -> Result
 mod tests {
     use postern_protocol::{
         Payload,
-        aas::IssuerDirectory,
+        aas::{IssuerDirectory, TokenKey},
         federation::{Description, KeySignature, ServerKey, VERSION},
         key::SigningKey,
     };
@@ -103,6 +103,16 @@ mod tests {
 
     /// A description signed by the last of these keys, each endorsed by the one before, issued so many seconds from `now`.
     pub(super) fn described(keys: &[&SigningKey], now: u64, later: u64) -> Vec<u8> {
+        described_with(keys, now, later, Vec::new())
+    }
+
+    /// The same, of a homeserver that issues tokens with these keys.
+    pub(super) fn described_with(
+        keys: &[&SigningKey],
+        now: u64,
+        later: u64,
+        token_keys: Vec<TokenKey>,
+    ) -> Vec<u8> {
         let own = keys.iter().enumerate().map(|(place, key)| ServerKey {
             public_key: key.public_key(),
             not_before: 0,
@@ -118,7 +128,7 @@ mod tests {
             keys: own.rev().collect(),
             revoked: Vec::new(),
             gateway_keys: Payload::new(vec![7]),
-            issuer: IssuerDirectory { issuer_request_uri: "/x".to_owned(), token_keys: Vec::new() },
+            issuer: IssuerDirectory { issuer_request_uri: "/x".to_owned(), token_keys },
             relays_for_others: true,
             issued: now + later,
             expires: now + 1000,

@@ -209,12 +209,20 @@ impl Transport for Watched {
 #[cfg(test)]
 mod tests {
     use postern_api::Request;
+    use postern_protocol::{
+        Payload,
+        aas::TokenKey,
+        encoding::Encoding,
+        federation::HomeserverShown,
+        key::SigningKey,
+        token::{BATCH_RESPONSE_MEDIA_TYPE, BATCH_SIZES, TOKEN_TYPE},
+    };
 
     use super::{
-        super::tests::{api_of_nobody, domain},
+        super::tests::{api_of_nobody, described_with, domain},
         *,
     };
-    use crate::{error::goes_on, tokens::Wallet};
+    use crate::{clock::Clock, error::goes_on, server::tests::Home, tokens::Wallet};
 
     /// A way on which no answer comes.
     #[derive(Debug)]
@@ -278,6 +286,12 @@ mod tests {
         Watched { way: Arc::new(way), reach: Arc::default(), own }
     }
 
+    /// Has a homeserver that is left alone be so for longer than any test takes.
+    fn stays_left_alone(reach: &Reach) {
+        let mut failures = reach.0.lock().unwrap();
+        failures.last.as_mut().expect("it is left alone").until += Duration::from_secs(1000);
+    }
+
     #[tokio::test]
     async fn a_homeserver_that_does_not_answer_is_away_and_the_own_one_is_not() {
         let way = watched(Presence);
@@ -286,9 +300,8 @@ mod tests {
         let error = way.carry(request(), limits).await.unwrap_err();
         let error = Error::from(*error.downcast::<postern_api::Error>().unwrap());
         assert!(error.another_is_away() && !error.server_is_away(), "{error}");
-        assert!(way.reach.0.lock().unwrap().last.is_some(), "that is noted");
-        // After six more failures it is left alone for a minute; after the first it was for a second.
-        (0..6).for_each(|_| way.reach.note(Some(&silent())));
+        // That is noted.
+        stays_left_alone(&way.reach);
         let limits = Limits { time: Duration::from_secs(1000), ..limits };
         assert!(way.carry(request(), limits).await.is_err(), "it is left alone for a while");
     }
@@ -361,33 +374,40 @@ mod tests {
 
     #[test]
     fn a_homeserver_that_has_too_much_to_do_is_asked_again_in_a_second() {
+        // At least and at most, since it takes time to ask.
         let pause = |kind: ProblemType| {
-            let reach = Reach::default();
+            let (reach, before) = (Reach::default(), Instant::now());
             for _ in 0..10 {
                 let problem = Problem::with_detail(kind, "it is the other one");
                 reach.note(Some(&postern_api::Error::Relay { side: Side::Gateway, problem }));
             }
             let until = reach.0.lock().unwrap().last.as_ref().map(|last| last.until);
-            until.expect("it is left alone") - Instant::now()
+            let until = until.expect("it is left alone");
+            (until - Instant::now(), until - before)
         };
-        assert!(pause(ProblemType::Unavailable) <= Duration::from_secs(1));
-        assert!(pause(ProblemType::HomeserverUnreachable) > Duration::from_secs(30));
+        assert!(pause(ProblemType::Unavailable).0 <= Duration::from_secs(1));
+        assert!(pause(ProblemType::HomeserverUnreachable).1 > Duration::from_secs(30));
     }
 
     #[test]
     fn a_homeserver_whose_answers_make_no_sense_is_left_alone_for_some_seconds() {
         let reach = Reach::default();
-        let left_alone = || reach.0.lock().unwrap().last.as_ref().map(|last| last.until - Instant::now());
+        let until = || reach.0.lock().unwrap().last.as_ref().map(|last| last.until);
         for _ in 0..7 {
             reach.note_misread();
-            assert!(left_alone().is_some());
+            assert!(until().is_some());
             // Something else that was asked makes sense.
             reach.note(None);
-            assert!(left_alone().is_none());
+            assert!(until().is_none());
         }
+        let before = Instant::now();
         reach.note_misread();
-        let pause = left_alone().expect("it is left alone");
-        assert!(pause > Duration::from_secs(1) && pause <= LONGEST_MISREAD_PAUSE, "{pause:?}");
+        let until = until().expect("it is left alone");
+        let (at_least, at_most) = (until - Instant::now(), until - before);
+        assert!(
+            at_most > Duration::from_secs(1) && at_least <= LONGEST_MISREAD_PAUSE,
+            "{at_least:?} {at_most:?}"
+        );
     }
 
     #[tokio::test]
@@ -401,9 +421,41 @@ mod tests {
         let error = read().await.unwrap_err();
         assert!(!error.is_passing(), "it came: {error}");
         assert_eq!(other.wallet.reach().0.lock().unwrap().misread, 1);
-        // For some seconds; after the first one it would be for one.
-        (0..6).for_each(|_| other.wallet.reach().note_misread());
+        stays_left_alone(&other.wallet.reach());
         let error = read().await.unwrap_err();
+        assert!(error.another_is_away(), "it is not asked again at once: {error}");
+    }
+
+    /// A key that tokens are issued with: the base point of Ristretto255 (RFC 9496 §4).
+    const TOKEN_KEY: &str = "4vKuCmq8TnGohKlhxQBRX1jjC2qlgt2NtqZZReCNLXY=";
+
+    #[tokio::test]
+    async fn tokens_that_do_not_verify_are_noted_of_the_homeserver_that_issued_them() {
+        let signer = SigningKey::generate();
+        let home = Home::answering(move |path| {
+            let (media_type, body) = if path.ends_with("/token-request") {
+                (BATCH_RESPONSE_MEDIA_TYPE, b"nonsense".to_vec())
+            } else {
+                let key =
+                    TokenKey { token_type: TOKEN_TYPE, token_key: TOKEN_KEY.to_owned(), not_before: None };
+                let description = described_with(&[&signer], Clock::default().now(), 0, vec![key]);
+                let shown = HomeserverShown { description: Payload::new(description) };
+                (Encoding::Cbor.media_type(), Encoding::Cbor.encode(&shown))
+            };
+            Ok(http::Response::builder().header("content-type", media_type).body(body)?)
+        });
+        // Tokens of the own homeserver, which is paid for handing the requests on. So many that no others are fetched.
+        let sql = "WITH RECURSIVE numbers (number) AS
+                       (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 100)
+                   INSERT INTO tokens (token, domain, issuer_key)
+                   SELECT CAST(number AS BLOB), 'home.example', x'00' FROM numbers";
+        home.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+        let wallet = Wallet::elsewhere(&home.api, &domain());
+        let error = wallet.fetch(BATCH_SIZES[0]).await.unwrap_err();
+        assert!(error.to_string().contains("tokens that do not verify"), "{error}");
+        assert_eq!(wallet.reach().0.lock().unwrap().misread, 1);
+        stays_left_alone(&wallet.reach());
+        let error = wallet.fetch(BATCH_SIZES[0]).await.unwrap_err();
         assert!(error.another_is_away(), "it is not asked again at once: {error}");
     }
 
@@ -411,12 +463,13 @@ mod tests {
     async fn no_token_is_bought_of_a_homeserver_that_is_left_alone() {
         let home = tempfile::tempdir().unwrap();
         let wallet = Wallet::elsewhere(&api_of_nobody(home.path()), &domain());
-        // For a minute; after the first failure it would be for a second.
-        (0..7).for_each(|_| wallet.reach().note(Some(&silent())));
+        wallet.reach().note(Some(&silent()));
+        stays_left_alone(&wallet.reach());
         let error = wallet.take().await.err().expect("there is none");
         assert!(error.another_is_away(), "the own homeserver, which would take one, is not asked: {error}");
         let problem = ProblemType::HomeserverBlocked.into();
         wallet.reach().note(Some(&postern_api::Error::Relay { side: Side::Gateway, problem }));
+        stays_left_alone(&wallet.reach());
         let error = wallet.take().await.err().expect("there is none");
         assert!(error.to_string().contains("blocked"), "the reason is told meanwhile: {error}");
     }

@@ -326,7 +326,8 @@ pub(crate) fn why_not_added(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Option<
 /// Somebody who is invited, and whose KeyPackage is at hand.
 pub(crate) struct Invited {
     pub client_key: PublicKey,
-    leaf_key: PublicKey,
+    /// The leaf key of that KeyPackage.
+    pub(super) leaf_key: PublicKey,
     pseudonym: Pseudonym,
     /// Whether nobody in the group has the pseudonym of the KeyPackage, and no admin had it. Anybody names one there: by this
     /// device's own they would come in as one of its user's devices, with all rights.

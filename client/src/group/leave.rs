@@ -156,8 +156,12 @@ impl GroupState {
     }
 }
 
-/// Forgets the invitation of a client into a group, which the DS refuses, and the KeyPackages that were to serve it.
+/// Forgets the invitation of a client into a group, which the DS refuses, and the KeyPackage that was to serve it. The others at
+/// hand are as good for other groups as they were.
 pub(crate) fn withdraw_invitation(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<()> {
-    key_packages::forget_invited(tx, client_key)?;
+    let invited = commit::invited(tx, &GroupState::load(tx, id)?)?;
+    if let Some(refused) = invited.iter().find(|invited| invited.client_key == *client_key) {
+        key_packages::forget_key_package(tx, &refused.leaf_key)?;
+    }
     commit::end_invitation(tx, id, client_key)
 }

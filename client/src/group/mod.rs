@@ -59,8 +59,8 @@ pub(crate) use self::{
     members::{claims, devices_of, history, members, pending_events},
     onlooker::keep as keep_unfollowed,
     outcasts::{
-        cast_out, casting_out_failed, doubt, has_suspects, look_for_outcasts_again, removed_devices,
-        user_was_renamed, users_of_suspects, was_removed, with_outcasts,
+        cast_out, cast_out_if_asked, casting_out_failed, doubt, has_suspects, look_for_outcasts_again,
+        removed_devices, user_was_renamed, users_of_suspects, was_removed, with_outcasts,
     },
     outstanding::{Kind, founding, unsettled},
     receive::receive,

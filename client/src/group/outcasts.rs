@@ -2,7 +2,7 @@
 //! group under a pseudonym of its own it would read on. The clients of admins remove it, also where it took another leaf of
 //! which nobody knows whose it is. Owns the tables `outcasts` and `doubted_places`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use postern_protocol::{
     PublicKey, credential::ClientCredential, ds::GroupId, mls::Pseudonym, name::UserName,
@@ -130,6 +130,19 @@ pub(crate) fn cast_out(
         }
     }
     Ok((!leaves.is_empty()).then_some(Change::Remove(leaves)))
+}
+
+/// The same change, if all whom it removes were there when this device asked who the members are, who had these leaves then.
+pub(crate) fn cast_out_if_asked(
+    tx: &Tx<'_>,
+    group: &GroupState,
+    unanswered: &BTreeSet<UserName>,
+    asked: &HashSet<PublicKey>,
+) -> Result<Option<Change>> {
+    Ok(cast_out(tx, group, unanswered)?.filter(|change| match change {
+        Change::Remove(leaves) => leaves.iter().all(|leaf_key| asked.contains(leaf_key)),
+        _ => true,
+    }))
 }
 
 impl Doubt {

@@ -243,6 +243,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_due_before_errands_began_makes_no_poll_any_shorter() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let [early, late] = [1, 2].map(|number| GroupId::new([number; 16], "x.example".parse().unwrap()));
+        let next = |since| store.read(|tx| next_due(tx, since)).unwrap();
+        let (begun, later) = (store.now(), store.now() + 10_000);
+        let is_due = |id: &GroupId, due: u64| {
+            let row = Row { state: State::Strayed, since: begun, attempts: 1, due };
+            store.write(|tx| put(tx, id, &row)).unwrap();
+        };
+        assert_eq!(next(begun), None);
+        is_due(&early, begun - 1);
+        assert_eq!(next(begun), None, "it was tried");
+        assert_eq!(next(begun - 1), Some(Duration::ZERO));
+        is_due(&late, later);
+        let (until, passed) = (next(begun).expect("one is left"), store.now() - begun);
+        assert!((10_000 - passed..=10_000).contains(&until.as_secs()), "{until:?}");
+    }
+
+    #[test]
     fn pauses_grow_differ_and_end_at_a_day() {
         let unit = Duration::from_secs(1);
         for _ in 0..100 {

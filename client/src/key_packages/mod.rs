@@ -12,7 +12,7 @@ pub(crate) use self::{
     publish::{forget_count, publish_again, publish_elsewhere, publish_if_due},
     stock::{addresses, drop_expired, holds, used},
     theirs::{
-        end_reservations, forget_invited, is_reserved, key_package_of, key_packages_of, link_of,
+        end_reservations, forget_key_package, is_reserved, key_package_of, key_packages_of, link_of,
         reserve_key_package, use_key_package,
     },
 };

@@ -171,10 +171,10 @@ pub(crate) fn use_key_package(
         .transpose()
 }
 
-/// Forgets the KeyPackages at hand of a client that is invited into a group: the DS refuses them. Those that another group's
-/// commit took stay: if that was accepted, they tell who came in by it.
-pub(crate) fn forget_invited(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
-    let sql = "DELETE FROM key_packages WHERE client_key = ?1 AND reserved_for IS NULL";
-    tx.sql().execute(sql, [client_key.as_bytes()])?;
+/// Forgets a KeyPackage at hand by which nobody comes into a group. One that another group's commit took stays: if that was
+/// accepted, it tells who came in by it.
+pub(crate) fn forget_key_package(tx: &Tx<'_>, leaf_key: &PublicKey) -> Result<()> {
+    let sql = "DELETE FROM key_packages WHERE leaf_key = ?1 AND reserved_for IS NULL";
+    tx.sql().execute(sql, [leaf_key.as_bytes()])?;
     Ok(())
 }

@@ -228,7 +228,9 @@ impl Session {
             let unknown =
                 self.store.read(|tx| GroupState::load(tx, id)?.unconfirmed_strangers(tx, &current))?;
             for user in unknown {
-                goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
+                if self.may_ask_about(&user)? {
+                    goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
+                }
             }
             // Messages that came meanwhile are read, too: only those are lost that come until the DS has the commit.
             self.drain(step, QueueKind::Group).await?;

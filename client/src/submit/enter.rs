@@ -93,6 +93,7 @@ fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
 mod tests {
     use postern_api::Side;
     use postern_protocol::problem::{Problem, ProblemType};
+    use rusqlite::params;
 
     use super::*;
     use crate::{options::Options, store::Store};
@@ -134,5 +135,29 @@ mod tests {
             let next = store.read(|tx| group::next_entry(tx, 1)).unwrap();
             assert_eq!(next.is_some(), waits, "{error}");
         }
+    }
+
+    #[test]
+    fn a_commit_that_may_be_accepted_yet_keeps_the_address_that_it_names() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let id = GroupId::new([7; 16], "x.example".parse().unwrap());
+        let has_address = |is_outstanding: bool| {
+            let refused: Error = Problem::new(ProblemType::NotFound).into();
+            let fails = |tx: &Tx<'_>| -> Result<bool> {
+                let sql = "INSERT OR REPLACE INTO entries (group_id, handover, address, attempts, due)
+                           VALUES (?1, x'00', zeroblob(32), 0, 0)";
+                tx.sql().execute(sql, [id.to_mls()])?;
+                if is_outstanding {
+                    let sql = "INSERT INTO submissions (group_id, kind, epoch, body) VALUES (?1, ?2, 3, x'')";
+                    tx.sql().execute(sql, params![id.to_mls(), Kind::Rejoin as i64])?;
+                }
+                note(tx, &id, &refused)?;
+                Ok(tx.sql().query_row("SELECT address IS NOT NULL FROM entries", [], |row| row.get(0))?)
+            };
+            store.write(fails).unwrap()
+        };
+        assert!(!has_address(false), "the next attempt has another one");
+        assert!(has_address(true));
     }
 }

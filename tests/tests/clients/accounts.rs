@@ -6,7 +6,7 @@ use postern_client::{
     Client, Error, Event, IdentityError, Member, RecoveryKey, StillIn, recovery_key_of, recovery_words,
 };
 use postern_protocol::{admission::Admission, name::UserName, problem::ProblemType};
-use postern_tests_kit::{IdentityProvider, User, World, befriend, eventually, joined};
+use postern_tests_kit::{IdentityProvider, PATIENCE, User, World, befriend, eventually, joined};
 
 /// The recovery key as its owner wrote it down.
 fn written_down(client: &Client) -> RecoveryKey {
@@ -209,6 +209,35 @@ async fn a_user_who_takes_another_name_is_the_same_to_contacts_and_own_devices()
     let laptop = world.device(&tablet, "laptop").await;
     assert_eq!(laptop.user(), &robert);
     assert_eq!(alice.look_up(&robert).await.unwrap().clients.len(), 3);
+}
+
+async fn hears(client: &Client, what: impl Fn(&Event) -> bool) {
+    let events = client.sync_until(PATIENCE, &what).await.unwrap();
+    assert!(events.iter().any(what), "{}: {events:?}", client.user());
+}
+
+#[tokio::test]
+async fn two_contacts_who_take_other_names_at_the_same_time_hear_of_each_others() {
+    let world = World::builder().start().await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let keys = [&alice, &bob].map(written_down);
+    bob.ask_contact(alice.user()).await.unwrap();
+    hears(&alice, |event| matches!(event, Event::ContactRequested { accepted: true, .. })).await;
+    hears(&bob, |event| matches!(event, Event::ContactAnswered { .. })).await;
+
+    let before = [&alice, &bob].map(|person| person.user().clone());
+    let renamed = |from: &UserName, to: &UserName| {
+        let renamed = Event::Renamed { from: from.clone(), to: to.clone() };
+        move |event: &Event| *event == renamed
+    };
+    let robert = bob.rename("robert", &keys[1]).await.unwrap();
+    robert.receive(Duration::ZERO).await.unwrap();
+    // She has not heard of it yet, and what he is to be told waits under a name that nobody has any more.
+    let alicia = alice.rename("alicia", &keys[0]).await.unwrap();
+    hears(&alicia, renamed(&before[1], robert.user())).await;
+    alicia.receive(Duration::ZERO).await.unwrap();
+    hears(&robert, renamed(&before[0], alicia.user())).await;
+    world.close();
 }
 
 /// Whether a file below a directory holds one of these, and which.

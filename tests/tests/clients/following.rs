@@ -9,7 +9,7 @@ use postern_protocol::{
     ds::{GroupId, SubmitMessage},
     encoding::Encoding,
     mls::DeliveryAddress,
-    problem::ProblemType,
+    problem::{MEDIA_TYPE, Problem, ProblemType},
 };
 use postern_tests_kit::{BadLine, Commit, Group, PATIENCE, World, WorldBuilder, befriend, joined};
 
@@ -286,6 +286,43 @@ async fn a_removed_device_is_shut_out_though_a_proposal_that_nobody_can_accept_w
     let left = alice.group_with_id(&group).members().unwrap();
     assert!(left.iter().all(|member| member.client_key != Some(tablet.client_key())), "{left:?}");
     assert_eq!(left.len(), 2);
+}
+
+/// A device that is told of a group comes in by itself, and what it is refused then is no refusal of what it says.
+#[tokio::test]
+async fn what_is_said_on_the_way_into_a_group_is_kept_though_the_way_in_is_refused() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let (people, group) = group_of(&world, &["alice", "bob"]).await;
+    let [alice, bob] = &people[..] else { panic!() };
+    let tablet = world.device(bob, "tablet").await;
+    let tablet = with(tablet, Options { server: Some(line.url()), ..options() });
+    let path = format!("POST /ds/groups/{}", group.to_base64url());
+    // Its commit does not get there, and somebody else's comes first.
+    let unavailable = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    line.answer(&format!("{path}/messages"), usize::MAX, unavailable);
+    tablet.sync(Duration::ZERO).await.ok();
+    assert!(tablet.group_with_id(&group).is_unsettled().unwrap());
+    assert!(line.mend() > 0);
+    let update = alice.group_with_id(&group).prepare(&Change::Update).await.unwrap();
+    alice.submit(&update).await.unwrap();
+    alice.group_with_id(&group).confirm().await.unwrap();
+
+    let problem = Problem::new(ProblemType::NotAllowed).to_json();
+    let length = problem.len();
+    let head =
+        format!("HTTP/1.1 403 Forbidden\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {length}\r\n\r\n");
+    line.answer(&format!("{path}/group-info"), usize::MAX, &[head.as_bytes(), &problem].concat());
+    let waits = tablet.group_with_id(&group).send("from the tablet").await.unwrap_err();
+    assert!(matches!(waits, Error::CannotFollow), "{waits}");
+    assert_eq!(tablet.group_with_id(&group).unsent().unwrap(), 1);
+    assert!(line.mend() > 0);
+    joined(&tablet, 1).await;
+    // It is sent as soon as the device is in.
+    sync(&tablet).await;
+    let heard = |event: &Event| matches!(event, Event::Message { text, .. } if text == "from the tablet");
+    let events = alice.sync_until(PATIENCE, heard).await.unwrap();
+    assert!(events.iter().any(heard), "{events:?}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tls_codec::VLBytes;
 
 use super::*;
 use crate::{
-    group::{add_invited, add_invited_client, invited, why_not_added, withdraw_invitation},
+    group::{add_invited, add_invited_client, invited, strayed, why_not_added, withdraw_invitation},
     invitations,
 };
 
@@ -186,29 +186,90 @@ fn a_group_that_waits_for_a_client_whose_key_package_another_group_refused_gets_
 }
 
 #[test]
+fn a_group_that_refuses_a_key_package_leaves_those_that_other_groups_can_use() {
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    let other = alice.create();
+    [&id, &other].into_iter().for_each(|group| invite(&alice, group, &[&carol]));
+    let taken = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let other_place = carol.offer_as(taken, &alice);
+    let [refused, good] = [(); 2].map(|()| carol.offer_to(&alice));
+    let adds = |group: &GroupId| {
+        let change = alice.store.write(|tx| add_invited(tx, &GroupState::load(tx, group)?)).unwrap();
+        let Some(Change::Add(leaf_keys)) = change else { panic!("she is invited") };
+        leaf_keys
+    };
+    assert_eq!(adds(&id), [refused]);
+    alice.store.write(|tx| withdraw_invitation(tx, &id, &client_key(&carol))).unwrap();
+    assert_eq!(alice.store.read(invitations::wanted_key_packages).unwrap(), [], "there are others");
+    assert_eq!(adds(&other), [other_place], "it is taken in one group only");
+    invite(&alice, &id, &[&carol]);
+    assert_eq!(adds(&id), [good]);
+}
+
+/// Whether the pseudonyms are free of those whom a member invited and whose KeyPackages are at hand; and whom it would add, of all
+/// and of this one alone.
+fn would_add(inviter: &Person, id: &GroupId, alone: &Person) -> (Vec<bool>, [Vec<PublicKey>; 2]) {
+    let decide = |tx: &Tx<'_>| -> Result<_> {
+        let group = GroupState::load(tx, id)?;
+        let are_free: Vec<_> = invited(tx, &group)?.iter().map(|it| it.is_free).collect();
+        let changes = [add_invited(tx, &group)?, add_invited_client(tx, &group, &client_key(alone))?];
+        Ok((are_free, changes))
+    };
+    let (are_free, changes) = inviter.store.write(decide).unwrap();
+    let leaf_keys = changes.map(|change| match change {
+        Some(Change::Add(leaf_keys)) => leaf_keys,
+        None => Vec::new(),
+        Some(other) => panic!("{other:?}"),
+    });
+    (are_free, leaf_keys)
+}
+
+#[test]
 fn of_the_key_packages_at_hand_one_serves_whose_pseudonym_is_free() {
     let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
     let taken = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
     invite(&alice, &id, &[&carol]);
-    let adds = || {
-        let decide = |tx: &Tx<'_>| -> Result<_> {
-            let group = GroupState::load(tx, &id)?;
-            let are_free: Vec<_> = invited(tx, &group)?.iter().map(|it| it.is_free).collect();
-            let changes = [add_invited(tx, &group)?, add_invited_client(tx, &group, &client_key(&carol))?];
-            Ok((are_free, changes))
-        };
-        let (are_free, changes) = alice.store.write(decide).unwrap();
-        let leaf_keys = changes.map(|change| match change {
-            Some(Change::Add(leaf_keys)) => leaf_keys,
-            None => Vec::new(),
-            Some(other) => panic!("{other:?}"),
-        });
-        (are_free, leaf_keys)
-    };
     carol.offer_as(taken, &alice);
-    assert_eq!(adds(), (vec![false], [vec![], vec![]]));
+    assert_eq!(would_add(&alice, &id, &carol), (vec![false], [vec![], vec![]]));
     let free = carol.offer_to(&alice);
-    assert_eq!(adds(), (vec![true], [vec![free], vec![free]]));
+    assert_eq!(would_add(&alice, &id, &carol), (vec![true], [vec![free], vec![free]]));
+}
+
+#[test]
+fn nobody_comes_in_by_the_pseudonym_of_an_admin_who_left() {
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    let of = |it: &Person| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let bobs = of(&bob);
+    let naming = alice.stage(&id, &Change::Admins(vec![of(&alice), bobs]));
+    alice.confirm(&id);
+    bob.receive(&naming.message).unwrap();
+    bob.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+    alice.receive(&bob.outstanding(&id).unwrap().message).unwrap();
+    alice.stage(&id, &Change::Update);
+    alice.confirm(&id);
+    assert_eq!(alice.members(&id).len(), 1);
+    invite(&alice, &id, &[&carol]);
+    carol.offer_as(bobs, &alice);
+    assert_eq!(would_add(&alice, &id, &carol), (vec![false], [vec![], vec![]]));
+}
+
+/// The domain of the group's server is nowhere: nothing is asked of it.
+#[tokio::test]
+async fn who_cannot_follow_a_group_withdraws_no_invitation_into_it() {
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    let taken = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    invite(&alice, &id, &[&carol]);
+    carol.offer_as(taken, &alice);
+    let session = alice.session();
+    let step = session.store.step().await.unwrap();
+    let waiting = || alice.store.read(|tx| invitations::of_group(tx, &id)).unwrap();
+    alice.store.write(|tx| strayed::leave_to_person(tx, &id)).unwrap();
+    let refused = session.add_invited(&step, &id).await.unwrap_err();
+    assert!(matches!(refused, Error::CannotFollow), "{refused}");
+    assert_eq!(waiting(), [client_key(&carol)], "by now the pseudonym may be free");
+    alice.store.write(|tx| strayed::back(tx, &id)).unwrap();
+    session.add_invited(&step, &id).await.unwrap();
+    assert_eq!(waiting(), []);
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! Clients without a server: what one sends is handed to the others by the test.
 
 mod devices;
+mod former_leaves;
 mod invited;
 mod messages;
 mod names;
 mod outcasts;
 mod rights;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use openmls::prelude::{Extensions, GroupContext, KeyPackage, LeafNodeParameters, Lifetime, NewSignerBundle};
 use openmls_traits::OpenMlsProvider as _;
+use postern_api::Http;
 use postern_protocol::{
     Address, GroupInfo, MlsMessage, PublicKey, RatchetTree, Welcome,
     credential::ClientCredential,
@@ -38,6 +40,7 @@ use crate::{
     leaf,
     mls::{self, CIPHERSUITE, LeafSigner},
     options::Options,
+    session::{self, Session},
     store::{Store, Tx},
 };
 
@@ -94,6 +97,14 @@ impl Person {
         connection.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
         let store = Store::open(directory.path(), &Options::default()).unwrap();
         Self { store, user: self.user.clone(), _directory: directory }
+    }
+
+    /// The session of this person's client, whose homeserver is nowhere.
+    fn session(&self) -> Session {
+        let (account, options) = (self.account(), Options::default());
+        let store = Arc::new(Store::open(self.store.directory(), &options).unwrap());
+        let direct = Http::new(&account.server).unwrap();
+        Session { api: session::api(&store, direct.clone(), &account), store, direct, options, account }
     }
 
     fn account(&self) -> Account {

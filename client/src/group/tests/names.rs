@@ -354,6 +354,28 @@ fn a_member_has_nobody_looked_up_for_leaves_that_are_not_in_the_group() {
 }
 
 #[test]
+fn a_profile_key_is_kept_of_the_user_that_a_leaf_is_known_to_be() {
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    let leaf = bob.store.read(|tx| Ok(GroupState::load(tx, &id)?.leaf)).unwrap();
+    let (client, leaf_key) = (bob.account().client_key(), leaf.public_key());
+    let known = made_up(&id, &bob.user.to_string(), &client, &leaf);
+    let other = made_up(&id, "x@made-up.example", &client, &leaf);
+    let later = "UPDATE links SET due = 1 << 40";
+    alice.store.write(|tx| Ok(tx.sql().execute(later, [])?)).unwrap();
+    let teller = carol.account().client_key().public_key();
+    let tells = |link: &IdentityLink| {
+        let key = some_profile_key();
+        let by = (&teller, false);
+        alice.store.write(|tx| links::told_profile_key(tx, &id, &leaf_key, link, Some(&key), by)).unwrap();
+        let asks = !alice.store.read(crate::group::unconfirmed).unwrap().is_empty();
+        (rows(&alice, "profiles"), asks)
+    };
+    let before = rows(&alice, "profiles");
+    assert_eq!(tells(&other), (before, false), "the same client under another name");
+    assert_eq!(tells(&known), (1, true));
+}
+
+#[test]
 fn a_member_that_names_another_user_with_each_message_is_looked_up_a_few_times_and_then_ever_later() {
     let Trio { alice, bob, id, .. } = Trio::with_bob();
     let leaf = bob.store.read(|tx| Ok(GroupState::load(tx, &id)?.leaf)).unwrap();
@@ -433,6 +455,30 @@ fn a_member_whose_as_is_away_for_long_is_looked_up_once_a_day_at_least() {
     alice.store.write(|tx| Ok(tx.sql().execute("UPDATE links SET due = 0", [])?)).unwrap();
     assert_eq!(alice.store.read(crate::group::unconfirmed).unwrap().len(), 1);
     assert!(pause(InVain::NotShown) <= 60, "the outage counts for nothing");
+    // Once the client is in no group any more, it can wait.
+    alice.stage(&id, &Change::Remove(vec![leaf.public_key()]));
+    alice.confirm(&id);
+    let pauses: Vec<u64> = (0..MOST_LOOKS).map(|_| pause(InVain::OutOfReach)).collect();
+    assert!(pauses.iter().all(|pause| *pause <= day), "{pauses:?}");
+    let last = pause(InVain::OutOfReach);
+    assert!((29 * day..=30 * day).contains(&last), "{last}");
+}
+
+#[test]
+fn of_members_whom_no_lookup_confirmed_those_come_first_who_wait_longest() {
+    let Trio { alice, bob, carol, .. } = Trio::with_all();
+    let waits_since = |person: &Person, due: u64| {
+        let sql = "UPDATE links SET due = ?2 WHERE user = ?1";
+        let due = |tx: &Tx<'_>| Ok(tx.sql().execute(sql, rusqlite::params![person.user.to_string(), due])?);
+        alice.store.write(due).unwrap();
+    };
+    for (first, then) in [(&bob, &carol), (&carol, &bob)] {
+        waits_since(first, 1);
+        waits_since(then, 2);
+        let waiting = alice.store.read(crate::group::unconfirmed).unwrap();
+        let users: Vec<_> = waiting.into_iter().map(|(_, user)| user).collect();
+        assert_eq!(users, [first.user.clone(), then.user.clone()]);
+    }
 }
 
 #[test]
@@ -497,6 +543,11 @@ fn links_of_members_that_left_are_kept_up_to_a_bound_and_those_of_members_always
             let own = group.leaf.public_key();
             // The oldest link of all.
             links::take_number(tx, &id, &own, 1)?;
+            let (client, leaf) = (SigningKey::generate(), SigningKey::generate());
+            let (link, leaf_key) = (made_up(&id, "x@gone.example", &client, &leaf), leaf.public_key());
+            links::told(tx, &id, &leaf_key, &link)?;
+            let key = some_profile_key();
+            links::told_profile_key(tx, &id, &leaf_key, &link, Some(&key), (&leaf_key, true))?;
             departed.iter().try_for_each(|leaf_key| links::take_number(tx, &id, leaf_key, 1).map(drop))?;
             links::forget_departed(tx, &group)?;
             // The number came before, as far as it is known.
@@ -507,7 +558,56 @@ fn links_of_members_that_left_are_kept_up_to_a_bound_and_those_of_members_always
             let kept: Vec<bool> = departed.iter().map(is_kept).collect::<Result<_>>()?;
             assert_eq!(kept.iter().filter(|kept| **kept).count(), links::DEPARTED);
             assert!(!kept[4] && kept[5], "the oldest went");
+            assert!(links::client(tx, &id, &leaf_key)?.is_none());
             Ok(())
         })
         .unwrap();
+    assert_eq!(rows(&alice, "profiles"), 0, "nobody names that user any more");
+}
+
+/// The domain is the name of no host: its AS is out of reach, and nothing is sent.
+#[tokio::test]
+async fn an_as_that_is_out_of_reach_is_asked_ever_more_seldom_and_ends_no_hint() {
+    let Trio { alice, bob, id, .. } = Trio::with_bob();
+    let [eve, nobody] =
+        ["eve@xn--a.example", "bob@xn--a.example"].map(|name| name.parse::<UserName>().unwrap());
+    let (session, client) = (alice.session(), bob.account().client_key());
+    let counted = |table: &str, user: &UserName| -> Option<(u32, u32)> {
+        let sql = format!("SELECT tried, unreached FROM {table} WHERE user = ?1");
+        let find = |tx: &Tx<'_>| -> Result<Option<(u32, u32)>> {
+            let mut statement = tx.sql().prepare(&sql)?;
+            let mut found = statement.query_map([user.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(found.next().transpose()?)
+        };
+        alice.store.read(find).unwrap()
+    };
+    // A client says to be of there.
+    let leaf = bob.store.read(|tx| Ok(GroupState::load(tx, &id)?.leaf)).unwrap();
+    let link = made_up(&id, "bob@xn--a.example", &client, &leaf);
+    alice.store.write(|tx| links::shown(tx, &id, &leaf.public_key(), &link)).unwrap();
+    session.confirm_identities().await.unwrap();
+    assert_eq!(counted("links", &nobody), Some((0, 1)));
+    // Somebody said that its account ends.
+    alice.store.write(|tx| hint(tx, &eve, None)).unwrap();
+    for _ in 0..2 * EAGER {
+        let due = "UPDATE member_news SET due = 0";
+        alice.store.write(|tx| Ok(tx.sql().execute(due, [])?)).unwrap();
+        session.ask_about_members().await.unwrap();
+    }
+    assert_eq!(counted("member_news", &eve), Some((0, 2 * EAGER)));
+    // A lookup showed the client, long ago.
+    let confirms = |tx: &Tx<'_>| {
+        keep_identity(tx, &nobody);
+        tx.sql().execute(
+            "INSERT INTO identities (client_key, user) VALUES (?1, ?2)",
+            rusqlite::params![client.public_key().as_bytes(), nobody.to_string()],
+        )?;
+        Ok(())
+    };
+    alice.store.write(confirms).unwrap();
+    assert_eq!(counted("member_news", &nobody), None);
+    session.ask_about_members().await.unwrap();
+    assert_eq!(counted("member_news", &nobody), Some((0, 1)));
+    let to_look_up = alice.store.read(|tx| crate::group::not_seen_since(tx, tx.now())).unwrap();
+    assert_eq!(to_look_up, [], "it has its pauses from now on");
 }

@@ -1,29 +1,26 @@
 //! Removed devices in places of their own: admins' clients put them out, by whatever leaf they stay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
     devices::{bring_in, device_apart, device_of, second_device},
     names::claim_to,
     *,
 };
-use crate::{
-    group::{Kind, places, strayed},
-    identity,
-};
+use crate::{errands::casting_out, group::strayed, identity};
 
 /// Alice's group with Bob and Mallory, and with Bob's tablet, which Alice added as a user of its own.
-struct Apart {
-    issuer: SigningKey,
-    alice: Person,
-    bob: Person,
-    mallory: Person,
-    tablet: Person,
-    id: GroupId,
+pub(super) struct Apart {
+    pub(super) issuer: SigningKey,
+    pub(super) alice: Person,
+    pub(super) bob: Person,
+    pub(super) mallory: Person,
+    pub(super) tablet: Person,
+    pub(super) id: GroupId,
 }
 
 impl Apart {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let issuer = SigningKey::generate();
         let ([alice, bob, mallory], id) = three(&issuer);
         let tablet = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
@@ -32,7 +29,7 @@ impl Apart {
 }
 
 /// A lookup shows a person that a device is its user's no more.
-fn hears_of_removal(person: &Person, device: &Person) {
+pub(super) fn hears_of_removal(person: &Person, device: &Person) {
     let client_key = device.account().client_key().public_key();
     person
         .store
@@ -44,7 +41,7 @@ fn hears_of_removal(person: &Person, device: &Person) {
 }
 
 /// The leaves that an admin's client is about to put out.
-fn to_cast_out(admin: &Person, id: &GroupId) -> Vec<PublicKey> {
+pub(super) fn to_cast_out(admin: &Person, id: &GroupId) -> Vec<PublicKey> {
     to_cast_out_without(admin, id, &[])
 }
 
@@ -59,23 +56,23 @@ fn to_cast_out_without(admin: &Person, id: &GroupId, unanswered: &[&UserName]) -
     leaves
 }
 
-fn look(admin: &Person, id: &GroupId) {
+pub(super) fn look(admin: &Person, id: &GroupId) {
     let looked_for = admin.store.read(|tx| crate::group::removed_devices(tx, id)).unwrap();
     admin.store.write(|tx| crate::group::look_for_outcasts_again(tx, id, &looked_for)).unwrap();
 }
 
 /// The users whom an admin's client asks the AS about before it puts anybody out.
-fn to_ask_about(admin: &Person, id: &GroupId) -> Vec<UserName> {
+pub(super) fn to_ask_about(admin: &Person, id: &GroupId) -> Vec<UserName> {
     let users = admin.store.read(|tx| crate::group::users_of_suspects(tx, &GroupState::load(tx, id)?));
     users.unwrap().into_iter().collect()
 }
 
-fn a_day_passes(admin: &Person) {
+pub(super) fn a_day_passes(admin: &Person) {
     let sql = "UPDATE doubted_places SET since = since - 24 * 60 * 60, grown = grown - 24 * 60 * 60";
     admin.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
 }
 
-fn count(person: &Person, table: &str) -> i64 {
+pub(super) fn count(person: &Person, table: &str) -> i64 {
     let sql = format!("SELECT count(*) FROM {table}");
     person.store.read(|tx| Ok(tx.sql().query_row(&sql, [], |row| row.get(0))?)).unwrap()
 }
@@ -87,7 +84,7 @@ fn leaves_of(devices: &[&Person], id: &GroupId) -> Vec<PublicKey> {
 }
 
 /// Has an admin's client put out these devices and nobody else, of which all hear.
-fn puts_out(admin: &Person, devices: &[&Person], others: &[&Person], id: &GroupId) {
+pub(super) fn puts_out(admin: &Person, devices: &[&Person], others: &[&Person], id: &GroupId) {
     others.iter().chain([&admin]).for_each(|person| drop(person.events()));
     let leaves = leaves_of(devices, id);
     assert_eq!(to_cast_out(admin, id), leaves);
@@ -112,7 +109,7 @@ fn puts_out(admin: &Person, devices: &[&Person], others: &[&Person], id: &GroupI
 }
 
 /// Has a device come back in its place under another leaf key, and not say who it is.
-fn comes_back_unknown(device: &Person, others: &[&Person], id: &GroupId) {
+pub(super) fn comes_back_unknown(device: &Person, others: &[&Person], id: &GroupId) {
     device.store.write(|tx| GroupState::load(tx, id)?.stage_leaving(tx)).unwrap();
     let leaving = device.outstanding(id).unwrap().message;
     device.confirm(id);
@@ -194,7 +191,7 @@ fn what_a_removed_device_of_ones_own_left_in_its_place_goes() {
 }
 
 /// Bob and his tablet are in one place, as Alice knows, and Alice hears that the tablet was removed.
-fn with_removed_second_device(issuer: &SigningKey) -> ([Person; 3], Person, GroupId) {
+pub(super) fn with_removed_second_device(issuer: &SigningKey) -> ([Person; 3], Person, GroupId) {
     let (people, id) = three(issuer);
     let [alice, bob, mallory] = &people;
     let tablet = second_device(bob, [alice, mallory], &id, issuer);
@@ -282,15 +279,63 @@ fn a_removed_device_that_is_its_users_again_stays() {
     assert_eq!(count(&alice, "outcasts"), 0);
 }
 
-#[test]
-fn a_removed_device_of_which_a_client_hears_while_it_looks_for_others_is_looked_for_next() {
+#[tokio::test]
+async fn a_removed_device_of_which_a_client_hears_while_it_looks_for_others_is_looked_for_next() {
     let Apart { alice, tablet, id, .. } = Apart::new();
-    hears_of_removal(&alice, &tablet);
-    alice.store.write(|tx| crate::group::look_for_outcasts_again(tx, &id, &[])).unwrap();
     let due = || alice.store.read(crate::group::with_outcasts).unwrap();
+    let hears = async {
+        hears_of_removal(&alice, &tablet);
+        Ok(())
+    };
+    casting_out(&alice.store, &id, hears).await.unwrap();
     assert_eq!(due(), std::slice::from_ref(&id));
-    look(&alice, &id);
+    casting_out(&alice.store, &id, async { Ok(()) }).await.unwrap();
     assert_eq!(due(), []);
+}
+
+#[test]
+fn who_is_no_admin_puts_nobody_out() {
+    let Apart { alice, bob, mallory, tablet, id, .. } = Apart::new();
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    bob.receive(&alice.send(&id)).unwrap();
+    hears_of_removal(&bob, &tablet);
+    let has_suspects =
+        || bob.store.read(|tx| crate::group::has_suspects(tx, &GroupState::load(tx, &id)?)).unwrap();
+    assert_eq!(to_cast_out(&bob, &id), []);
+    assert!(!has_suspects(), "he asks nobody about them");
+    let of = |it: &Person| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let naming = alice.stage(&id, &Change::Admins(vec![of(&alice), of(&bob)]));
+    alice.confirm(&id);
+    for other in [&bob, &mallory] {
+        other.receive(&naming.message).unwrap();
+    }
+    assert_eq!(to_cast_out(&bob, &id), [tablet.leaf(&id)]);
+    assert!(has_suspects());
+}
+
+#[test]
+fn who_came_in_after_the_members_were_asked_about_is_not_put_out_with_the_first_commit() {
+    let Apart { issuer, alice, bob, mallory, tablet, id } = Apart::new();
+    hears_of_removal(&alice, &tablet);
+    let leaves = || -> HashSet<PublicKey> {
+        alice.store.read(|tx| Ok(GroupState::load(tx, &id)?.leaf_keys().collect())).unwrap()
+    };
+    let casts_out = |asked: &HashSet<PublicKey>| {
+        let cast_out = |tx: &Tx<'_>| {
+            crate::group::cast_out_if_asked(tx, &GroupState::load(tx, &id)?, &BTreeSet::new(), asked)
+        };
+        alice.store.read(cast_out).unwrap().is_some()
+    };
+    let before = leaves();
+    assert!(casts_out(&before));
+    let ghost = device_of(&bob, &issuer);
+    let entry = bring_in(&ghost, &tablet, &id, &tablet.shown(&id));
+    for other in [&alice, &bob, &mallory] {
+        other.receive(&entry).unwrap();
+    }
+    assert_eq!(to_cast_out(&alice, &id), leaves_of(&[&tablet, &ghost], &id));
+    assert!(!casts_out(&before));
+    assert!(casts_out(&leaves()));
 }
 
 #[test]
@@ -385,6 +430,7 @@ fn whoever_came_in_last_has_a_day_and_nobody_stays_for_longer_than_a_week_by_com
         leaves.sort();
         assert_eq!(to_cast_out(&alice, &id), []);
         look(&alice, &id);
+        assert_eq!(to_cast_out(&alice, &id), [], "one is there for less than a day");
         a_day_passes(&alice);
     }
     leaves.push(comes_in());
@@ -418,13 +464,18 @@ fn who_came_in_by_a_removed_device_is_asked_about_once_its_card_is_read() {
 #[test]
 fn a_device_that_cannot_follow_removes_nobody_before_it_is_back() {
     let Apart { alice, tablet, id, .. } = Apart::new();
+    let session = alice.session();
+    // Nothing else is left to do.
+    let others = "DELETE FROM eid_claims; UPDATE groups SET introduce = 0";
+    alice.store.write(|tx| Ok(tx.sql().execute_batch(others)?)).unwrap();
+    assert!(!session.has_errands().unwrap());
     hears_of_removal(&alice, &tablet);
-    let due = || alice.store.read(crate::group::with_outcasts).unwrap();
-    assert_eq!(due(), std::slice::from_ref(&id));
+    let due = || (alice.store.read(crate::group::with_outcasts).unwrap(), session.has_errands().unwrap());
+    assert_eq!(due(), (vec![id.clone()], true));
     alice.store.write(|tx| strayed::leave_to_person(tx, &id)).unwrap();
-    assert_eq!(due(), []);
+    assert_eq!(due(), (vec![], false));
     alice.store.write(|tx| strayed::back(tx, &id)).unwrap();
-    assert_eq!(due(), [id]);
+    assert_eq!(due(), (vec![id], true));
 }
 
 #[test]
@@ -451,9 +502,11 @@ fn who_could_not_put_a_removed_device_out_tries_again_later_and_doubts_its_place
         assert!((before + pause..=after + pause).contains(&due), "{error}: {due}");
     };
     let behind = Error::Behind;
+    let away = Error::Server(postern_api::Error::Unreachable("the network is away".into()));
     fails(&behind, 300);
     assert_eq!(count(&alice, "doubted_places"), 1);
     fails(&Error::Contended(5), 300);
+    fails(&away, 300);
     for pause in [1200, 3600, 3600] {
         fails(&behind, pause);
     }
@@ -496,149 +549,6 @@ fn a_removed_device_beside_a_silent_one_is_left_to_that_one() {
 }
 
 #[test]
-fn who_could_not_follow_knows_whose_place_it_is_all_the_same() {
-    let Apart { alice, bob, mallory, tablet, id, .. } = Apart::new();
-    comes_back_unknown(&tablet, &[&bob, &mallory], &id);
-    let shown = bob.shown(&id);
-    let refused = alice.rejoin(&id, &shown, &Differences::default()).unwrap_err();
-    let Error::Strangers(differences) = refused else { panic!("{refused}") };
-    let back = alice.rejoin(&id, &shown, &differences).unwrap();
-    for other in [&bob, &mallory, &tablet] {
-        other.receive(&back).unwrap();
-    }
-    hears_of_removal(&alice, &tablet);
-    assert_eq!(to_cast_out(&alice, &id), [], "another user may have come with that pseudonym");
-    look(&alice, &id);
-    a_day_passes(&alice);
-    puts_out(&alice, &[&tablet], &[&bob, &mallory], &id);
-}
-
-/// Alice tells everybody who is in the group, and removes Mallory.
-fn is_removed(mallory: &Person, alice: &Person, others: &[&Person], id: &GroupId) {
-    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, id)?)).unwrap();
-    let introduction = alice.send(id);
-    let removal = alice.stage(id, &Change::Remove(vec![mallory.leaf(id)]));
-    alice.confirm(id);
-    for other in others.iter().chain([&mallory]) {
-        other.receive(&introduction).unwrap();
-        other.receive(&removal.message).unwrap();
-    }
-}
-
-/// Alice adds Mallory again, and makes her an admin.
-fn is_back(mallory: &Person, alice: &Person, others: &[&Person], id: &GroupId) {
-    let addition = alice.add(id, &[mallory]);
-    let admins = [alice, mallory]
-        .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, id)?).pseudonym)).unwrap());
-    let naming = alice.stage(id, &Change::Admins(admins.to_vec()));
-    alice.confirm(id);
-    for other in others {
-        other.receive(&addition).unwrap();
-        other.receive(&naming.message).unwrap();
-    }
-    mallory.receive(&naming.message).unwrap();
-}
-
-#[test]
-fn who_was_out_meanwhile_knows_whose_place_it_is_all_the_same() {
-    let Apart { alice, bob, mallory, tablet, id, .. } = Apart::new();
-    is_removed(&mallory, &alice, &[&bob, &tablet], &id);
-    comes_back_unknown(&tablet, &[&alice, &bob], &id);
-    hears_of_removal(&mallory, &tablet);
-    assert!(mallory.store.read(crate::group::with_outcasts).unwrap().is_empty(), "she is out");
-    look(&mallory, &id);
-    is_back(&mallory, &alice, &[&bob, &tablet], &id);
-    assert_eq!(mallory.store.read(crate::group::with_outcasts).unwrap(), std::slice::from_ref(&id));
-    assert_eq!(to_cast_out(&mallory, &id), [], "another user may have come with that pseudonym");
-    look(&mallory, &id);
-    a_day_passes(&mallory);
-    assert_eq!(to_cast_out(&mallory, &id), [tablet.leaf(&id)]);
-}
-
-#[test]
-fn who_was_out_meanwhile_puts_nobody_out_at_once_who_came_with_a_removed_devices_pseudonym() {
-    let Apart { issuer, alice, bob, mallory, tablet, id } = Apart::new();
-    is_removed(&mallory, &alice, &[&bob, &tablet], &id);
-    hears_of_removal(&mallory, &tablet);
-    // The holder of the tablet had seen Carol's KeyPackage, and let the tablet be added with its pseudonym.
-    let pseudonym = tablet.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
-    tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
-    let leaving = tablet.outstanding(&id).unwrap().message;
-    let carol = person("carol", &issuer);
-    alice.receive(&leaving).unwrap();
-    let departure = alice.stage(&id, &Change::Update).message;
-    alice.confirm(&id);
-    let carols = carol.offer_as(pseudonym, &alice);
-    let addition = alice.stage(&id, &Change::Add(vec![carols])).message;
-    alice.confirm(&id);
-    for message in [&leaving, &departure, &addition] {
-        bob.receive(message).unwrap();
-    }
-    is_back(&mallory, &alice, &[&bob], &id);
-    assert_eq!(to_cast_out(&mallory, &id), []);
-    look(&mallory, &id);
-    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
-    mallory.receive(&alice.send(&id)).unwrap();
-    assert_eq!(to_ask_about(&mallory, &id), std::slice::from_ref(&carol.user));
-    mallory.knows(&[&carol]);
-    a_day_passes(&mallory);
-    assert_eq!(to_cast_out(&mallory, &id), []);
-}
-
-#[test]
-fn who_moves_into_another_place_knows_whose_places_the_others_are_all_the_same() {
-    let Apart { issuer, alice, bob, mallory, tablet, id } = Apart::new();
-    let laptop = device_of(&alice, &issuer);
-    let addition = alice.add(&id, &[&laptop]);
-    for other in [&bob, &mallory, &tablet] {
-        other.receive(&addition).unwrap();
-    }
-    laptop.receive(&tablet.say(&id, "here")).unwrap();
-    hears_of_removal(&laptop, &tablet);
-    comes_back_unknown(&tablet, &[&alice, &bob, &mallory, &laptop], &id);
-    laptop.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
-    let leaving = laptop.outstanding(&id).unwrap().message;
-    laptop.confirm(&id);
-    alice.receive(&leaving).unwrap();
-    let handover = alice.store.read(handover).unwrap().remove(0);
-    let entry = handover::PendingEntry { handover, delivery: delivery() };
-    let shown = CurrentGroup { proposals: vec![leaving], ..alice.shown(&id) };
-    laptop.store.write(|tx| GroupState::enter(tx, &entry, &shown)).unwrap();
-    laptop.confirm(&id);
-    assert_eq!(to_cast_out(&laptop, &id), [tablet.leaf(&id)]);
-}
-
-#[test]
-fn an_own_commit_takes_nobody_out_of_a_place_before_it_is_accepted() {
-    let issuer = SigningKey::generate();
-    let ([_, bob, _], tablet, id) = with_removed_second_device(&issuer);
-    bob.stage(&id, &Change::Remove(vec![tablet.leaf(&id)]));
-    let late = bob.copy();
-    late.store.write(|tx| GroupState::load(tx, &id)?.too_late(tx, Kind::Commit)).unwrap();
-    assert_eq!(count(&late, "former_leaves"), 0);
-    bob.confirm(&id);
-    assert_eq!(count(&bob, "former_leaves"), 1);
-}
-
-#[test]
-fn of_a_group_that_ended_whoever_said_who_it_is_is_remembered_for_a_quarter_of_a_year() {
-    let issuer = SigningKey::generate();
-    let ([alice, bob, mallory], id) = three(&issuer);
-    mallory.receive(&alice.add(&id, &[&person("stranger", &issuer)])).unwrap();
-    let removal = alice.stage(&id, &Change::Remove(vec![mallory.leaf(&id)]));
-    mallory.receive(&removal.message).unwrap();
-    hears_of_removal(&mallory, &bob);
-    let kept = || ["former_leaves", "outcasts"].map(|table| count(&mallory, table));
-    let a_day_ends = || mallory.store.write(crate::group::forget_ended).unwrap();
-    a_day_ends();
-    assert_eq!(kept(), [2, 1], "Alice and Bob, and not the stranger");
-    let sql = "UPDATE groups SET committed = committed - 92 * 24 * 60 * 60";
-    mallory.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
-    a_day_ends();
-    assert_eq!(kept(), [0, 0]);
-}
-
-#[test]
 fn a_removed_device_has_nobody_else_put_out() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
@@ -672,48 +582,4 @@ fn a_removed_device_has_nobody_else_put_out() {
     alice.stage(&id, &Change::Update);
     alice.confirm(&id);
     only_itself(&alice);
-}
-
-#[test]
-fn of_the_leaves_that_went_devices_are_remembered_before_others() {
-    let Trio { issuer, alice, bob, id, .. } = Trio::with_bob();
-    alice.knows(&[&bob]);
-    let user = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
-    let go = |leaf_keys: &[PublicKey]| {
-        let leaves: Vec<_> = leaf_keys.iter().map(|leaf_key| (*leaf_key, user)).collect();
-        alice.store.write(|tx| places::follow(tx, &GroupState::load(tx, &id)?, &leaves)).unwrap();
-    };
-    let unknown: Vec<_> = (0..places::MOST + 5).map(|_| PublicKey::new(rand::random())).collect();
-    go(&unknown);
-    assert_eq!(count(&alice, "former_leaves"), i64::from(places::MOST));
-    let leaf_of = |device: &Person| {
-        let (account, leaf) = (device.account(), SigningKey::generate());
-        let link = IdentityLink::sign(&account.client_key(), account.credential().unwrap(), Some(&id), &leaf);
-        let leaf_key = leaf.public_key();
-        alice.store.write(|tx| links::told(tx, &id, &leaf_key, &link)).unwrap();
-        leaf_key
-    };
-    let leaf_key = leaf_of(&bob);
-    go(&[leaf_key]);
-    go(&unknown);
-    assert_eq!(count(&alice, "former_leaves"), i64::from(places::MOST));
-    let is_kept = |leaf_key: &PublicKey| {
-        let sql = "SELECT EXISTS (SELECT 1 FROM former_leaves WHERE leaf_key = ?1)";
-        let key = [leaf_key.as_bytes()];
-        alice.store.read(|tx| Ok(tx.sql().query_row(sql, key, |row| row.get::<_, bool>(0))?)).unwrap()
-    };
-    assert!(is_kept(&leaf_key) && is_kept(&unknown[0]));
-    assert!(!is_kept(&unknown[unknown.len() - 1]), "the latest that nobody knows");
-    // A device that was removed before anybody looked it up.
-    let tablet = device_of(&bob, &issuer);
-    let tablets = leaf_of(&tablet);
-    go(&[tablets]);
-    assert!(!is_kept(&tablets));
-    hears_of_removal(&alice, &tablet);
-    // One device under many keys.
-    let many: Vec<_> = (0..places::MOST + 5).map(|_| leaf_of(&bob)).collect();
-    go(&many);
-    go(&[tablets]);
-    assert!(is_kept(&tablets) && is_kept(&leaf_key) && is_kept(&unknown[0]));
-    assert!(!many.iter().any(is_kept));
 }

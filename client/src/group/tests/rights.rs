@@ -357,6 +357,32 @@ fn of_all_groups_together_so_much_is_kept_at_most_and_what_it_proves_stays() {
 }
 
 #[test]
+fn of_all_groups_together_so_many_messages_are_kept_at_most() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, mallory], id) = three(&issuer);
+    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let (commits, _) = unfollowable(&mallory, &id, mallorys);
+    let keep = |group: &GroupId, messages: i64, bytes: i64| {
+        let sql = "WITH RECURSIVE numbers (number) AS
+                       (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < ?2)
+                   INSERT INTO unfollowed (group_id, message) SELECT ?1, zeroblob(?3) FROM numbers";
+        let values = rusqlite::params![group.to_mls(), messages, bytes];
+        bob.store.write(|tx| Ok(tx.sql().execute(sql, values)?)).unwrap();
+    };
+    // There is room for each alone. This group has the most bytes.
+    for _ in 0..4 {
+        keep(&GroupId::new(rand::random(), "example.org".parse().unwrap()), 999, 1);
+    }
+    keep(&id, 2, 2000);
+    for commit in &commits {
+        bob.receive(commit).unwrap_err();
+    }
+    assert_eq!(kept(&bob), 4000, "there is room for so many");
+    bob.receive(&commits[0]).unwrap_err();
+    assert_eq!(kept(&bob), 4 * 999 + 1, "the others', and the latest");
+}
+
+#[test]
 fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_group() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
