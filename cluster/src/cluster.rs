@@ -222,7 +222,14 @@ impl PrivateCluster {
         // A restore may have begun and ended meanwhile.
         options.expect_restored()?;
         let is_used = dir.without_commands()?.is_none();
-        Self::start_locked(options, user, dir, lock, is_used, go_on)
+        Self::start_locked(options, user, dir, lock, is_used, go_on).or_else(|error| {
+            // Ctrl-C in a terminal reaches initdb, too, which fails by it.
+            if go_on() || error.is::<Interrupted>() {
+                return Err(error);
+            }
+            tracing::warn!("{error:#}");
+            Err(Interrupted.into())
+        })
     }
 
     /// Starts the cluster of a restore, which is made if there is none, and returns whether it was. Nobody else starts it

@@ -48,7 +48,7 @@ pub enum Condition {
     Ended,
 }
 
-/// The error of a start that was told to end before PostgreSQL took sessions. It left no PostgreSQL running.
+/// The error of a start that was told to end before PostgreSQL took sessions. It left none running that it started.
 #[derive(Debug)]
 pub struct Interrupted;
 
@@ -123,7 +123,7 @@ impl Postmaster {
         while starting.try_wait()?.is_none() {
             if told.is_none() && !go_on() {
                 tracing::info!(
-                    "PostgreSQL takes no connections yet, and is stopped: its next start recovers from the beginning"
+                    "PostgreSQL takes no connections yet, and is stopped: if it recovers, its next start begins anew"
                 );
                 told = Some(Instant::now());
             }
@@ -145,7 +145,10 @@ impl Postmaster {
         let output = starting.wait_with_output()?;
         // Ctrl-C in a terminal reaches pg_ctl, too, which hands it on to PostgreSQL and ends.
         if told.is_some() || !go_on() || output.status.signal() == Some(Signal::SIGINT as i32) {
-            self.stop()?;
+            if let Err(error) = self.stop() {
+                tracing::warn!("{error}: ending it");
+                self.kill()?;
+            }
             return Err(Interrupted.into());
         }
         ensure!(

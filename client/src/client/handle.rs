@@ -189,8 +189,8 @@ impl Client {
         Ok(pending.into_iter().map(|(_, event)| event).collect())
     }
 
-    /// Syncs until an event is `wanted` or `timeout` is over; returns all events on the way. An error ends it, too, and is
-    /// returned if there was no event before.
+    /// Syncs until an event is `wanted` or `timeout` is over; returns all events on the way. A passing error ends it, too, and
+    /// is returned if there was no event before.
     ///
     /// # Errors
     /// As [`Self::sync`].
@@ -206,7 +206,7 @@ impl Client {
             let new = match self.sync(left).await {
                 Ok(new) => new,
                 // Each event is told once. The next call meets the error, if it lasts.
-                Err(_) if !events.is_empty() => return Ok(events),
+                Err(error) if error.is_passing() && !events.is_empty() => return Ok(events),
                 Err(error) => return Err(error),
             };
             let found = new.iter().any(&mut wanted);

@@ -129,7 +129,7 @@ fn failures(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<(Vec<u8>, u32, u32)>> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// How long it is until the next attempt, of those whose time did not come before one (seconds since 1970).
+/// How long it is until the next attempt, of those whose time did not come before `since` (seconds since 1970).
 pub(crate) fn next_eviction(tx: &Tx<'_>, since: u64) -> Result<Option<Duration>> {
     let sql = "SELECT min(due) FROM evictions WHERE due >= ?1";
     let due: Option<u64> = tx.sql().query_row(sql, [integer(since)], |row| row.get(0))?;

@@ -250,6 +250,8 @@ async fn watch_over(cluster: Arc<PrivateCluster>, mut stop: watch::Receiver<bool
             match in_thread(move || starting.start_again(&|| !*stop_asked.borrow())).await {
                 Ok(()) => break,
                 Err(_) if *stop.borrow() => return,
+                // Ctrl-C in a terminal reached PostgreSQL first.
+                Err(error) if error.is::<Interrupted>() => {}
                 Err(error) => tracing::error!("attempt {attempts}: {}", in_one_line(&error)),
             }
             if !pause(&mut pauses, &mut stop).await {

@@ -290,6 +290,9 @@ fn after_a_refused_eviction_the_users_next_key_is_later_than_any_that_there_was(
     bob.store.write(|tx| crate::group::remove_own_device(tx, &client_key)).unwrap();
     let due = || bob.store.read(crate::group::evictions).unwrap();
     assert_eq!(due(), std::slice::from_ref(&id));
+    let next = |since: u64| bob.store.read(|tx| crate::group::next_eviction(tx, since)).unwrap();
+    assert_eq!(next(0), Some(Duration::ZERO), "it was due all the time");
+    assert_eq!(next(1), None, "it was tried meanwhile");
     let refusal: Error = Problem::from(ProblemType::PolicyViolation).into();
     let fails = |error: &Error| bob.store.write(|tx| crate::group::eviction_failed(tx, &id, error)).unwrap();
     let told = || bob.events().iter().filter(|event| matches!(event, Event::NotShutOut { .. })).count();

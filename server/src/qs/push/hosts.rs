@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::PushConfig;
 
-/// Hosts that are remembered, at most, beyond as many as pushes can wait for.
+/// Hosts that are remembered, at most, besides one for each push that can wait.
 const MAX_HOSTS: usize = 4096;
 /// Pushes under way at once to a host that failed.
 const PROBES: usize = 4;
@@ -204,7 +204,7 @@ impl Hosts {
 }
 
 impl Known {
-    /// Makes room for other hosts, of so many at most: those with a push under way stay, and those that are proven.
+    /// Makes room for another host where `most` are remembered: those with a push under way stay, and those that are proven.
     fn forget_some(&mut self, most: usize) {
         let in_use = |host: &Arc<Host>| Arc::strong_count(host) > 1;
         self.hosts.retain(|_, host| in_use(host) || host.standing() == Standing::Proven);

@@ -24,7 +24,7 @@ use postern_protocol::{
     P256PublicKey, QueueId,
     push::{Push, PushSubscription},
 };
-use tokio::{select, sync::Notify, time::sleep};
+use tokio::{select, time::sleep};
 use tokio_postgres::Row;
 use url::Url;
 use web_push_native::{Auth, WebPushBuilder, p256::PublicKey};
@@ -238,15 +238,15 @@ impl Sender {
         let name = format!("{}:{port}", url.host_str().unwrap_or_default());
         let host = self.0.hosts.get(&name).ok_or(Failure::TooMany)?;
         let standing = host.standing();
-        let gives_way = Arc::default();
-        let mut held = (standing, self.place(standing, *delivery, &gives_way)?);
+        let occupant = Arc::default();
+        let mut held = (standing, self.place(standing, *delivery, &occupant)?);
         let attempts = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(500))
             .with_max_delay(Duration::from_secs(5 * 60))
             .with_max_times(10)
             .with_factor(3.0)
             .with_jitter();
-        let sending = (|| self.attempt(push, &host))
+        let sending = (|| self.attempt(push, &host, &occupant))
             .retry(attempts)
             .when(|failure| {
                 // A push that is to be repeated moves to where its host stands now, if there is a place.
@@ -254,7 +254,7 @@ impl Sender {
                 matches!(failure, Failure::Passing(_))
                     && (standing == held.0
                         || self
-                            .place(standing, *delivery, &gives_way)
+                            .place(standing, *delivery, &occupant)
                             .map(|place| held = (standing, place))
                             .is_ok())
             })
@@ -264,11 +264,11 @@ impl Sender {
             });
         select! {
             sent = sending => sent,
-            () = gives_way.notified() => Err(Failure::TooMany),
+            () = occupant.gives_way() => Err(Failure::TooMany),
         }
     }
 
-    /// A place for a push of a delivery to a host of this standing, if it needs one. `gives_way` tells when it is lost.
+    /// A place for a push of a delivery to a host of this standing, if it needs one.
     ///
     /// # Errors
     /// [`Failure::TooMany`].
@@ -276,14 +276,14 @@ impl Sender {
         &self,
         standing: Standing,
         delivery: u64,
-        gives_way: &Arc<Notify>,
+        occupant: &Arc<Occupant>,
     ) -> Result<Option<Place<'_>>, Failure> {
         let places = match standing {
             Standing::Proven => return Ok(None),
             Standing::Unknown => &self.0.untried,
             Standing::Failing => &self.0.failing,
         };
-        places.take(delivery, gives_way).map(Some).ok_or(Failure::TooMany)
+        places.take(delivery, occupant).map(Some).ok_or(Failure::TooMany)
     }
 
     /// Takes the push that is due for a queue; if there is none, the queue's task ends.
@@ -297,9 +297,9 @@ impl Sender {
     }
 
     /// Sends a push once for each of this server's keys, until the push service takes one.
-    async fn attempt(&self, push: &Push, host: &Host) -> Result<(), Failure> {
+    async fn attempt(&self, push: &Push, host: &Host, occupant: &Occupant) -> Result<(), Failure> {
         for key in self.0.application_server_keys.now() {
-            match self.attempt_with(push, host, &key).await {
+            match self.attempt_with(push, host, occupant, &key).await {
                 Err(Failure::OtherKey) => {}
                 sent => return sent,
             }
@@ -311,6 +311,7 @@ impl Sender {
         &self,
         push: &Push,
         host: &Host,
+        occupant: &Occupant,
         key: &ApplicationServerKey,
     ) -> Result<(), Failure> {
         let mut request = self.request(push, key).map_err(|_| Failure::Gone)?;
@@ -318,9 +319,10 @@ impl Sender {
         if permit.time.is_some() {
             *request.timeout_mut() = permit.time;
         }
+        let asking = occupant.ask();
         let begun = Instant::now();
         let answer = self.0.client.execute(request).await;
-        drop(permit);
+        drop((asking, permit));
         let Ok(answer) = answer else {
             host.failed(Instant::now());
             return Err(Failure::Passing(None));

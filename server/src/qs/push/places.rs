@@ -1,12 +1,16 @@
-//! The places of pushes that wait for hosts which are not known to answer. Deliveries share them: who makes one chooses whom it
-//! wakes, and so a group of a thousand queues names as many hosts as it likes for one message. When no place is left, the oldest
-//! push of the delivery with the most gives way, unless that is the newcomer's own. So many places cost many deliveries, each of
-//! which is paid for.
+//! Places, one for each push that waits for a host which is not known to answer. Deliveries share them, since the sender of a
+//! message chooses whom it wakes: a group of a thousand queues names as many hosts as it likes. When no place is left, the oldest
+//! push of the delivery with the most gives way, unless that is the newcomer's own; one whose request is under way stays, for it
+//! tells whether its host answers. So many places cost many deliveries, each of which is paid for. What another homeserver sends
+//! in one request counts as one delivery.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
@@ -20,14 +24,43 @@ pub struct Places {
 struct Taken {
     number: usize,
     /// The pushes of each delivery, the oldest first. A later delivery has a greater number.
-    pushes: BTreeMap<u64, VecDeque<Arc<Notify>>>,
+    pushes: BTreeMap<u64, VecDeque<Arc<Occupant>>>,
 }
+
+/// A push that has a place.
+#[derive(Default)]
+pub struct Occupant {
+    gives_way: Notify,
+    is_asking: AtomicBool,
+}
+
+/// A request of a push, which is under way until this is dropped.
+pub struct Asking<'a>(&'a AtomicBool);
 
 /// A place, which its push has until it drops this or gives way.
 pub struct Place<'a> {
     places: &'a Places,
     delivery: u64,
-    gives_way: Arc<Notify>,
+    occupant: Arc<Occupant>,
+}
+
+impl Occupant {
+    /// Waits until it loses its place.
+    pub async fn gives_way(&self) {
+        self.gives_way.notified().await;
+    }
+
+    /// Begins a request, during which it gives way to nobody.
+    pub fn ask(&self) -> Asking<'_> {
+        self.is_asking.store(true, Ordering::Relaxed);
+        Asking(&self.is_asking)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Places {
@@ -35,15 +68,15 @@ impl Places {
         Self { most, taken: Mutex::default() }
     }
 
-    /// Takes a place for a push of this delivery, if there is one or another delivery has more. `gives_way` tells when it is lost.
-    pub fn take(&self, delivery: u64, gives_way: &Arc<Notify>) -> Option<Place<'_>> {
+    /// Takes a place for a push of this delivery, if there is one or another delivery has more.
+    pub fn take(&self, delivery: u64, occupant: &Arc<Occupant>) -> Option<Place<'_>> {
         let mut taken = self.taken();
         if taken.number >= self.most && !taken.make_room(delivery) {
             return None;
         }
         taken.number += 1;
-        taken.pushes.entry(delivery).or_default().push_back(Arc::clone(gives_way));
-        Some(Place { places: self, delivery, gives_way: Arc::clone(gives_way) })
+        taken.pushes.entry(delivery).or_default().push_back(Arc::clone(occupant));
+        Some(Place { places: self, delivery, occupant: Arc::clone(occupant) })
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -52,20 +85,26 @@ impl Places {
 }
 
 impl Taken {
-    /// Has the oldest push of the delivery with the most give way. Returns false if none has more than this one.
+    /// Has the oldest push that only waits, of the delivery with the most, give way. Returns false if there is none of a delivery
+    /// with more than this one.
     fn make_room(&mut self, delivery: u64) -> bool {
         let own = self.pushes.get(&delivery).map_or(0, VecDeque::len);
-        let largest = self.pushes.iter().map(|(delivery, pushes)| (pushes.len(), Reverse(*delivery))).max();
-        let Some((_, Reverse(largest))) = largest.filter(|(most, _)| *most > own) else { return false };
-        let oldest = self.remove(largest, 0);
+        let waits = |push: &Arc<Occupant>| !push.is_asking.load(Ordering::Relaxed);
+        let larger = self.pushes.iter().filter(|(_, pushes)| pushes.len() > own);
+        let oldest = larger.filter_map(|(delivery, pushes)| {
+            let position = pushes.iter().position(waits)?;
+            Some((pushes.len(), Reverse(*delivery), position))
+        });
+        let Some((_, Reverse(largest), position)) = oldest.max() else { return false };
+        let oldest = self.remove(largest, position);
         oldest.is_some_and(|oldest| {
-            oldest.notify_one();
+            oldest.gives_way.notify_one();
             true
         })
     }
 
     /// Removes the push of a delivery that is at this position.
-    fn remove(&mut self, delivery: u64, position: usize) -> Option<Arc<Notify>> {
+    fn remove(&mut self, delivery: u64, position: usize) -> Option<Arc<Occupant>> {
         let pushes = self.pushes.get_mut(&delivery)?;
         let removed = pushes.remove(position)?;
         if pushes.is_empty() {
@@ -80,7 +119,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
         let of_delivery = taken.pushes.get(&self.delivery);
-        let is_own = |push: &Arc<Notify>| Arc::ptr_eq(push, &self.gives_way);
+        let is_own = |push: &Arc<Occupant>| Arc::ptr_eq(push, &self.occupant);
         if let Some(position) = of_delivery.and_then(|pushes| pushes.iter().position(is_own)) {
             taken.remove(self.delivery, position);
         }
@@ -93,13 +132,13 @@ mod tests {
 
     use super::*;
 
-    fn pushes<const N: usize>() -> [Arc<Notify>; N] {
+    fn pushes<const N: usize>() -> [Arc<Occupant>; N] {
         std::array::from_fn(|_| Arc::default())
     }
 
     /// Whether a push was told that it gives way.
-    async fn gives_way(push: &Notify) -> bool {
-        tokio::time::timeout(Duration::from_millis(1), push.notified()).await.is_ok()
+    async fn gives_way(push: &Occupant) -> bool {
+        tokio::time::timeout(Duration::from_millis(1), push.gives_way()).await.is_ok()
     }
 
     #[tokio::test]
@@ -125,6 +164,20 @@ mod tests {
         assert!(places.take(4, &next).is_some());
         assert!(gives_way(&earlier[0]).await);
         assert!(!gives_way(&earlier[1]).await && !gives_way(&earlier[2]).await);
+    }
+
+    #[tokio::test]
+    async fn a_push_whose_request_is_under_way_keeps_its_place() {
+        let (places, of_many, [next, later, last]) = (Places::new(2), pushes::<2>(), pushes::<3>());
+        let _taken: Vec<_> = of_many.iter().map(|push| places.take(1, push)).collect();
+        let asking = of_many[0].ask();
+        let _next = places.take(2, &next).expect("the other one of the first delivery only waits");
+        assert!(gives_way(&of_many[1]).await && !gives_way(&of_many[0]).await);
+        let _next_asking = next.ask();
+        assert!(places.take(3, &later).is_none(), "all are under way");
+        drop(asking);
+        assert!(places.take(3, &last).is_some());
+        assert!(gives_way(&of_many[0]).await && !gives_way(&next).await);
     }
 
     #[test]

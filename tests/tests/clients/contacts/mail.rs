@@ -2,7 +2,7 @@
 
 use postern_client::{Client, Clock, Event, Options};
 use postern_protocol::name::UserName;
-use postern_tests_kit::{World, joined};
+use postern_tests_kit::World;
 
 use super::{answers, asks, contact, is_ignored, letters, send_again, shy, shy_person, sync, until, with};
 
