@@ -220,10 +220,6 @@ impl Session {
         }
         let mut unanswered = BTreeSet::new();
         for user in self.store.read(|tx| group::users_of_suspects(tx, &GroupState::load(tx, id)?))? {
-            if !self.may_ask_about(&user)? {
-                unanswered.insert(user);
-                continue;
-            }
             let found = identity::look_up(&self.api, &self.store, &user).await;
             let says_something =
                 |error: &Error| error.refusal().is_some() || matches!(error, Error::Identity(_));
@@ -309,9 +305,6 @@ impl Session {
         let (store, api) = (&*self.store, &self.api);
         for hint in store.read(group::hints)? {
             let asked = hint.name.as_ref().unwrap_or(&hint.user);
-            if !self.may_ask_about(asked)? {
-                continue;
-            }
             let found = identity::look_up(api, store, asked).await;
             if found.as_ref().is_err_and(Error::is_passing) {
                 goes_on(found)?;
@@ -352,21 +345,10 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the AS may be asked about a user whom a member of a group, or the server that has it, names: they could have any
-    /// domain asked.
-    pub(crate) fn may_ask_about(&self, user: &UserName) -> Result<bool> {
-        let domain = user.domain();
-        let is_heard = |tx: &Tx<'_>| Ok(*domain == self.api.origin || identity::is_heard(tx, domain)?);
-        Ok(self.store.read(is_heard)? || self.store.write(|tx| contact::may_ask_for_member(tx, domain))?)
-    }
-
     /// Asks the AS about members that were not confirmed yet, each user once.
     pub(crate) async fn confirm_identities(&self) -> Result<()> {
         let mut asked: HashMap<UserName, (bool, InVain)> = HashMap::new();
         for (client_key, user) in self.store.read(group::unconfirmed)? {
-            if !asked.contains_key(&user) && !self.may_ask_about(&user)? {
-                continue;
-            }
             let (is_shown, in_vain) = if let Some(outcome) = asked.get(&user) {
                 *outcome
             } else {

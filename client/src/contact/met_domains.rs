@@ -1,5 +1,5 @@
-//! Domains that strangers' letters and members of groups name: when their AS may be asked, and when all that is known of them is
-//! forgotten. Owns the table `met_domains`.
+//! Domains that strangers' letters name: when their AS may be asked, and when all that is known of them is forgotten. Owns
+//! the table `met_domains`.
 
 use std::collections::BTreeSet;
 
@@ -20,15 +20,6 @@ const HOUR: u64 = 60 * 60;
 const DAY: u64 = 24 * HOUR;
 /// Domains that were never heard whose AS is asked within a day, since strangers say that they are from there.
 const NEW_DOMAINS: u64 = 5;
-/// The same since members of groups say that somebody is from there: a group may have many from everywhere.
-const NEW_DOMAINS_OF_MEMBERS: u64 = 20;
-
-/// Somebody who names a domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Namer {
-    Stranger = 0,
-    Member = 1,
-}
 
 /// The domains whose AS is asked for its keys before some deposits are received: one says that it is from a client whose
 /// credential a key signed that was not seen yet. Strangers have so many domains asked as [`may_ask`] says.
@@ -57,55 +48,31 @@ pub(crate) fn with_new_issuers<'a>(
 /// Whether the AS of another domain may be asked because somebody wrote from there, and that it is: each an hour apart, and
 /// of those that were never heard a few a day. Each costs tokens, and tells somebody there when this device reads.
 pub(super) fn may_ask(tx: &Tx<'_>, domain: &Domain) -> Result<bool> {
-    if was_asked(tx, domain, HOUR)? {
-        return Ok(false);
-    }
-    if !identity::is_heard(tx, domain)? && others(tx, domain, Namer::Stranger)? >= NEW_DOMAINS {
-        return Ok(false);
-    }
-    note(tx, domain, Namer::Stranger)?;
-    Ok(true)
-}
-
-/// Whether the AS of another domain that was never heard may be asked about somebody who is from there, as a member of a group
-/// says, and that it is: of so many domains a day, and of each as often as the pauses after lookups in vain let it.
-pub(crate) fn may_ask_for_member(tx: &Tx<'_>, domain: &Domain) -> Result<bool> {
-    if was_asked(tx, domain, DAY)? {
-        return Ok(true);
-    }
-    if others(tx, domain, Namer::Member)? >= NEW_DOMAINS_OF_MEMBERS {
-        return Ok(false);
-    }
-    note(tx, domain, Namer::Member)?;
-    Ok(true)
-}
-
-/// Whether the AS of a domain was asked within so many seconds.
-fn was_asked(tx: &Tx<'_>, domain: &Domain, within: u64) -> Result<bool> {
+    let now = tx.now();
     let sql = "SELECT EXISTS (SELECT 1 FROM met_domains WHERE domain = ?1 AND asked > ?2)";
-    let since = integer(tx.now().saturating_sub(within));
-    Ok(tx.sql().query_row(sql, params![domain.as_str(), since], |row| row.get(0))?)
+    let hour_ago = integer(now.saturating_sub(HOUR));
+    if tx.sql().query_row(sql, params![domain.as_str(), hour_ago], |row| row.get(0))? {
+        return Ok(false);
+    }
+    let is_heard = identity::is_heard(tx, domain)?;
+    if !is_heard {
+        let sql = "SELECT count(*) FROM met_domains
+                    WHERE domain <> ?1 AND asked >= ?2 AND domain NOT IN (SELECT domain FROM issuers)";
+        let day_ago = integer(now.saturating_sub(DAY));
+        let others: u64 = tx.sql().query_row(sql, params![domain.as_str(), day_ago], |row| row.get(0))?;
+        if others >= NEW_DOMAINS {
+            return Ok(false);
+        }
+    }
+    let is_new = !is_heard && !elsewhere::is_known(tx, domain)?;
+    let sql = "INSERT INTO met_domains (domain, asked, is_new) VALUES (?1, ?2, ?3)
+               ON CONFLICT (domain) DO UPDATE SET asked = excluded.asked";
+    tx.sql().execute(sql, params![domain.as_str(), integer(now), is_new])?;
+    Ok(true)
 }
 
-/// The number of other domains that were asked within a day, since such people named them, and not heard.
-fn others(tx: &Tx<'_>, domain: &Domain, namer: Namer) -> Result<u64> {
-    let sql = "SELECT count(*) FROM met_domains
-                WHERE domain <> ?1 AND asked >= ?2 AND by_member = ?3
-                  AND domain NOT IN (SELECT domain FROM issuers)";
-    let day_ago = integer(tx.now().saturating_sub(DAY));
-    Ok(tx.sql().query_row(sql, params![domain.as_str(), day_ago, namer as i64], |row| row.get(0))?)
-}
-
-fn note(tx: &Tx<'_>, domain: &Domain, namer: Namer) -> Result<()> {
-    let is_new = !identity::is_heard(tx, domain)? && !elsewhere::is_known(tx, domain)?;
-    let sql = "INSERT INTO met_domains (domain, asked, is_new, by_member) VALUES (?1, ?2, ?3, ?4)
-               ON CONFLICT (domain) DO UPDATE SET asked = excluded.asked, by_member = excluded.by_member";
-    tx.sql().execute(sql, params![domain.as_str(), integer(tx.now()), is_new, namer as i64])?;
-    Ok(())
-}
-
-/// Forgets domains that strangers and members named, a day after their AS was asked and once no letter from there waits: with
-/// all that is known of them, if nobody of there is known. Else strangers could fill this device's store.
+/// Forgets domains that strangers named, a day after their AS was asked and once no letter from there waits: with all that
+/// is known of them, if nobody of there is known. Else strangers could fill this device's store.
 pub(crate) fn forget_met(tx: &Tx<'_>) -> Result<()> {
     let met: Vec<(String, bool)> = {
         let sql = "SELECT domain, is_new FROM met_domains
@@ -130,9 +97,7 @@ pub(crate) fn forget_met(tx: &Tx<'_>) -> Result<()> {
 
 /// Whether this user has to do with somebody of a domain, or with a group there.
 fn is_of_somebody(tx: &Tx<'_>, domain: &Domain) -> Result<bool> {
-    let tables =
-        ["eids", "contacts", "requests", "received_requests", "invitations", "news", "deposits", "links"];
-    for table in tables {
+    for table in ["eids", "contacts", "requests", "received_requests", "invitations", "news", "deposits"] {
         let sql =
             format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE substr(user, instr(user, '@') + 1) = ?1)");
         if tx.sql().query_row(&sql, [domain.as_str()], |row| row.get(0))? {
@@ -166,42 +131,6 @@ mod tests {
         assert!(!asks("one-more.example"), "strangers named so many within a day");
         later(DAY + 1);
         assert!(asks("one-more.example"));
-    }
-
-    #[test]
-    fn members_have_domains_asked_as_they_wait_and_a_bounded_number_that_was_never_heard() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::create(directory.path(), &Options::default()).unwrap();
-        let stranger = |domain: &str| store.write(|tx| may_ask(tx, &domain.parse().unwrap())).unwrap();
-        let member =
-            |domain: &str| store.write(|tx| may_ask_for_member(tx, &domain.parse().unwrap())).unwrap();
-        for number in 0..NEW_DOMAINS {
-            assert!(stranger(&format!("{number}.stranger.example")), "{number}");
-        }
-        for number in 0..NEW_DOMAINS_OF_MEMBERS {
-            for _ in 0..2 {
-                assert!(
-                    member(&format!("{number}.example")),
-                    "{number}: strangers take nothing from members"
-                );
-            }
-        }
-        assert!(!member("one-more.example"), "members named so many within a day");
-        assert!(member("0.example"), "it is waited for");
-        let later = "UPDATE met_domains SET asked = asked - ?1 WHERE domain = ?2";
-        let a_day_passes = |domain: &str| {
-            store.write(|tx| Ok(tx.sql().execute(later, params![integer(DAY + 1), domain])?)).unwrap();
-        };
-        a_day_passes("0.example");
-        assert!(member("one-more.example"));
-        assert!(!member("0.example"), "others wait, too");
-        // Those whose AS answered count for nothing.
-        let heard = "INSERT INTO issuers VALUES ('1.example', x'00', 0)";
-        store.write(|tx| Ok(tx.sql().execute(heard, [])?)).unwrap();
-        assert!(member("0.example"));
-        assert!(!stranger("one-more.stranger.example"), "and members give nothing to strangers");
-        a_day_passes("0.stranger.example");
-        assert!(stranger("one-more.stranger.example"));
     }
 
     #[test]

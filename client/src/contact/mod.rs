@@ -41,7 +41,7 @@ pub(crate) use self::{
     letters::{read_again, receive_letter, secrets_in_letters},
     list::list,
     looks::look_after_contacts,
-    met_domains::{forget_met, may_ask_for_member, with_new_issuers},
+    met_domains::{forget_met, with_new_issuers},
     news::{
         missed_letters, tell_contacts_of_end, tell_contacts_of_name, tell_contacts_of_profile, write_news,
     },

@@ -157,10 +157,9 @@ pub(crate) fn out_of_reach(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     asked_in_vain(tx, user, InVain::OutOfReach)
 }
 
-/// The hints that it is time to ask the AS about, first those that wait longest.
+/// The hints that it is time to ask the AS about.
 pub(crate) fn hints(tx: &Tx<'_>) -> Result<Vec<MemberNews>> {
-    let sql = "SELECT user, name FROM member_news WHERE due <= ?1 ORDER BY due";
-    let mut statement = tx.sql().prepare_cached(sql)?;
+    let mut statement = tx.sql().prepare_cached("SELECT user, name FROM member_news WHERE due <= ?1")?;
     let rows = statement
         .query_map([integer(tx.now())], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<Vec<(String, Option<String>)>, _>>()?;

@@ -285,15 +285,14 @@ pub(super) fn forget_departed(tx: &Tx<'_>, group: &GroupState) -> Result<()> {
 }
 
 /// The clients that members said they are, that no lookup confirmed, and about which it is time to ask the AS; and their
-/// users. Those that wait longest come first, since not of all domains the AS may be asked at once.
+/// users.
 pub(crate) fn unconfirmed(tx: &Tx<'_>) -> Result<Vec<(PublicKey, UserName)>> {
     let mut statement = tx.sql().prepare_cached(
-        "SELECT l.client_key, l.user FROM links l
+        "SELECT DISTINCT l.client_key, l.user FROM links l
           WHERE l.client_key IS NOT NULL AND l.user IS NOT NULL AND l.due <= ?1
             AND NOT EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key)
             AND NOT EXISTS (SELECT 1 FROM links o
-                             WHERE o.client_key = l.client_key AND (o.due > ?1 OR o.tried >= ?2))
-          GROUP BY l.client_key, l.user ORDER BY min(l.due)",
+                             WHERE o.client_key = l.client_key AND (o.due > ?1 OR o.tried >= ?2))",
     )?;
     let rows = statement
         .query_map(params![integer(tx.now()), MOST_LOOKS], |row| Ok((row.get(0)?, row.get(1)?)))?

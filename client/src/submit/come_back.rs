@@ -228,9 +228,7 @@ impl Session {
             let unknown =
                 self.store.read(|tx| GroupState::load(tx, id)?.unconfirmed_strangers(tx, &current))?;
             for user in unknown {
-                if self.may_ask_about(&user)? {
-                    goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
-                }
+                goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
             }
             // Messages that came meanwhile are read, too: only those are lost that come until the DS has the commit.
             self.drain(step, QueueKind::Group).await?;

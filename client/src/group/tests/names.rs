@@ -465,23 +465,6 @@ fn a_member_whose_as_is_away_for_long_is_looked_up_once_a_day_at_least() {
 }
 
 #[test]
-fn of_members_whom_no_lookup_confirmed_those_come_first_who_wait_longest() {
-    let Trio { alice, bob, carol, .. } = Trio::with_all();
-    let waits_since = |person: &Person, due: u64| {
-        let sql = "UPDATE links SET due = ?2 WHERE user = ?1";
-        let due = |tx: &Tx<'_>| Ok(tx.sql().execute(sql, rusqlite::params![person.user.to_string(), due])?);
-        alice.store.write(due).unwrap();
-    };
-    for (first, then) in [(&bob, &carol), (&carol, &bob)] {
-        waits_since(first, 1);
-        waits_since(then, 2);
-        let waiting = alice.store.read(crate::group::unconfirmed).unwrap();
-        let users: Vec<_> = waiting.into_iter().map(|(_, user)| user).collect();
-        assert_eq!(users, [first.user.clone(), then.user.clone()]);
-    }
-}
-
-#[test]
 fn what_a_client_says_of_its_account_has_the_as_asked_a_few_times_at_once_and_then_ever_later() {
     let Trio { alice, bob, .. } = Trio::with_bob();
     let hints = || alice.store.read(crate::group::hints).unwrap().len();

@@ -36,11 +36,9 @@ CREATE TABLE missed_comparisons (
     is_told INTEGER NOT NULL DEFAULT 0  -- 1: the user was told
 ) STRICT;
 
--- Domains whose AS was asked since a stranger wrote from there, or a member of a group said that somebody is from there, within
--- a day, or while letters from there wait.
+-- Domains whose AS was asked since a stranger wrote from there, within a day, or while letters from there wait.
 CREATE TABLE met_domains (
     domain TEXT PRIMARY KEY,
-    asked INTEGER NOT NULL,             -- seconds since 1970; for members the first time within a day
-    is_new INTEGER NOT NULL,            -- 1: nothing was known of it before
-    by_member INTEGER NOT NULL          -- 1: a member had it asked last; 0: a stranger
+    asked INTEGER NOT NULL,             -- seconds since 1970
+    is_new INTEGER NOT NULL             -- 1: nothing was known of it before
 ) STRICT;
