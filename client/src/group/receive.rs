@@ -94,7 +94,7 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
             }
             let title = record::title(tx, &id)?;
             return Err(Rejection::Invalid(format!(
-                "a message in {title:?} came so late that the keys which open it are gone"
+                "a message in {title:?} came so late that this device does not have its keys"
             )));
         }
         // An epoch that no commit led to here, or a commit that the DS took and no member can.
@@ -329,8 +329,8 @@ fn receive_title(
     Ok(())
 }
 
-/// Whether a message was opened before. openmls opens each once: a second time its key is gone, as
-/// are those of an epoch before we came in or came back. It does not export the type that says so.
+/// Whether a message was opened before, or this device does not have the secrets of its epoch. openmls opens each once: a second
+/// time its key is gone. It does not export the type that says so.
 fn is_repeat(error: &ProcessMessageError<rusqlite::Error>) -> bool {
     let ProcessMessageError::ValidationError(ValidationError::UnableToDecrypt(reason)) = error else {
         return false;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use postern_cluster::{
-    ClusterOptions, Condition, Look, PrivateCluster, SOCKET_NAME, Stopped, installed_version,
+    ClusterOptions, Condition, Interrupted, Look, PrivateCluster, SOCKET_NAME, Stopped, installed_version,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
