@@ -222,13 +222,13 @@ impl PrivateCluster {
         // A restore may have begun and ended meanwhile.
         options.expect_restored()?;
         let is_used = dir.without_commands()?.is_none();
-        Self::start_locked(options, user, dir, lock, is_used, go_on).or_else(|error| {
+        Self::start_locked(options, user, dir, lock, is_used, go_on).map_err(|error| {
             // Ctrl-C in a terminal reaches initdb, too, which fails by it.
             if go_on() || error.is::<Interrupted>() {
-                return Err(error);
+                return error;
             }
             tracing::warn!("{error:#}");
-            Err(Interrupted.into())
+            Interrupted.into()
         })
     }
 
