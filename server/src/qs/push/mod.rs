@@ -38,7 +38,7 @@ use crate::{
 pub use application_server::AddApplicationServerKeyOutcome;
 use application_server::{ApplicationServerKey, ApplicationServerKeys};
 use hosts::{Host, Hosts, Standing};
-use places::{Place, Places};
+use places::{Occupant, Place, Places};
 
 /// Time for which a push service keeps a push that its user agent does not fetch: the longest that
 /// the large ones accept.
