@@ -17,7 +17,7 @@ async fn are_under_way(talk: &Talk, number: i64, domain: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_attempts_wait_apart() {
+async fn slow_attempts_at_a_domain_leave_places_to_others() {
     // More lanes than places.
     let builder = Neighbours::builder().domains(3).bad_lines().tokens(400);
     let neighbours = builder.setting("POSTERN_FEDERATION_DELIVERIES_AT_ONCE", "8").start().await;
