@@ -169,8 +169,8 @@ async fn a_client_that_hangs_up_while_its_request_is_under_way_pays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_wait_for_their_tokens_turn_give_way_to_those_of_others() {
-    // Five of these bodies take all the memory for bodies.
-    const BYTES: usize = 500 * 1024;
+    // Five of these bodies leave no memory for another one.
+    const BYTES: usize = 510 * 1024;
     const GAVE_WAY: &str = "the body gave way to those of others";
     let world = World::builder()
         .relay()

@@ -524,7 +524,10 @@ async fn a_message_that_wakes_many_hosts_in_vain_leaves_a_place_to_the_push_of_a
         assert!(tries <= 20, "a place was free whenever another push came");
         // It has tried no host yet.
         let server = Server::builder(&world.cluster).pushing().metrics();
-        let server = server.env("POSTERN_PUSH_WAITING", &(4 * PLACES).to_string()).start().await;
+        // One of those that have a place asks its host, and keeps it; the other one waits.
+        let server =
+            server.env("POSTERN_PUSH_AT_ONCE", "1").env("POSTERN_PUSH_WAITING", &(4 * PLACES).to_string());
+        let server = server.start().await;
         let message = group.party(0).say(b"hello");
         let paid = world.paid(group.submit(0, &message, None)).wire();
         world.send_to(&server, &paid).await.assert_ok("a message");
