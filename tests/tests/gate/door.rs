@@ -180,7 +180,7 @@ async fn bodies_that_wait_for_their_tokens_turn_give_way_to_those_of_others() {
         .tokens(300)
         .start()
         .await;
-    let large = Call::post("/as/credentials").with_bytes("application/cbor", vec![7; BYTES]);
+    let large = Call::post("/ds/groups/x/messages").with_bytes("application/cbor", vec![7; BYTES]);
     // It needs memory for its body, and no database.
     let other = Call::post("/aas/token-request").with_bytes("text/plain", vec![7; BYTES / 10]);
     // After a long pause of this machine not all have come when the other one does, and nobody gives way: then once more.
