@@ -169,13 +169,13 @@ async fn a_client_that_hangs_up_while_its_request_is_under_way_pays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_wait_for_their_tokens_turn_give_way_to_those_of_others() {
-    // Five of these bodies leave no memory for another one.
+    // Four of these bodies leave no memory for another one.
     const BYTES: usize = 510 * 1024;
     const GAVE_WAY: &str = "the body gave way to those of others";
     let world = World::builder()
         .relay()
         .patient()
-        .setting("POSTERN_BODIES_BYTES", &(5 * 512 * 1024).to_string())
+        .setting("POSTERN_BODIES_BYTES", &(4 * 512 * 1024).to_string())
         .setting("POSTERN_LOG_FILTER", "info,postern_server::http=debug")
         .tokens(300)
         .start()
@@ -186,7 +186,7 @@ async fn bodies_that_wait_for_their_tokens_turn_give_way_to_those_of_others() {
     // After a long pause of this machine not all have come when the other one does, and nobody gives way: then once more.
     let five_and_another = async || {
         let wire = world.paid(large.clone()).wire();
-        // The first one is about to be paid, and the others wait for what becomes of their token.
+        // The first one is about to be paid: its body is gone. The four others wait for what becomes of their token.
         world.relay().pause_at("aas.settle_token");
         let mut waiting = Vec::new();
         for place in 0..5 {
