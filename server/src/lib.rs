@@ -6,6 +6,9 @@
 //! operations, `commit_identity`, `sign_credential`, `rotate_friendship_token`) read it once before. All state is in
 //! PostgreSQL. [`cli`] has the other commands of the program.
 
+// A command that nobody listens to any more goes on: it speaks by `say`, since `println!` would panic.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod aas;
 pub mod about;
 pub mod app;

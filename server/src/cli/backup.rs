@@ -133,18 +133,18 @@ fn expect_to_open(dir: &Path, manifest: &Manifest, settings: &Settings) -> anyho
         say(format_args!("it opens with the master key with the id {id}"));
     }
     if !Manifest::is_vouched_for(dir) {
-        say(format_args!("nobody vouches for it: a restore will want --unauthenticated"));
+        say("nobody vouches for it: a restore will want --unauthenticated");
         return Ok(());
     }
     // It needs no configuration.
     let Ok(config) = load(settings) else { return Ok(()) };
     let keys = Sources::of(&config).at_hand()?;
     if keys.is_empty() {
-        say(format_args!("the key that vouches for it is not at hand"));
+        say("the key that vouches for it is not at hand");
         return Ok(());
     }
     manifest.expect_authentic(dir, &keys)?;
-    say(format_args!("the master key at hand vouches for it"));
+    say("the master key at hand vouches for it");
     Ok(())
 }
 
@@ -328,7 +328,7 @@ async fn note(config: &Config) -> anyhow::Result<()> {
     let is_standby =
         client.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(DatabaseError::from)?;
     if is_standby.get(0) {
-        say(format_args!("this is a standby: tell the primary, SELECT operator.note_backup()"));
+        say("this is a standby: tell the primary, SELECT operator.note_backup()");
         return Ok(());
     }
     client.execute("SELECT operator.note_backup()", &[]).await.map_err(DatabaseError::from)?;
@@ -390,7 +390,7 @@ async fn back_up(
         "the database was migrated, or its master key changed, while it was backed up: try again"
     );
 
-    say(format_args!("verifying"));
+    say("verifying");
     // The dump opens to its end.
     Program::new(&bin, "pg_restore", PURPOSE)
         .args(["--file=/dev/null"])

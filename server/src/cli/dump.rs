@@ -20,10 +20,10 @@ use tokio::{
 };
 use tokio_postgres::Client;
 
-use crate::say::say;
 use crate::{
     config::ConnectionString,
     database::{DatabaseError, Way, connect_as_superuser, without_password},
+    say::say,
 };
 
 /// Time between two lines about progress.

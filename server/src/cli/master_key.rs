@@ -133,9 +133,9 @@ async fn change(config: &Config) -> anyhow::Result<()> {
         .map_err(DatabaseError::from)?;
     let begun = Instant::now();
     match BeginMasterKeyChangeOutcome::of(&row)? {
-        BeginMasterKeyChangeOutcome::Begun => say(format_args!("the change of the master key begins")),
+        BeginMasterKeyChangeOutcome::Begun => say("the change of the master key begins"),
         BeginMasterKeyChangeOutcome::UnderWay => {
-            say(format_args!("the change of the master key goes on where it was interrupted"));
+            say("the change of the master key goes on where it was interrupted");
         }
         BeginMasterKeyChangeOutcome::Ended => return done(config, &sources, &old),
         BeginMasterKeyChangeOutcome::Different => bail!(
@@ -144,7 +144,7 @@ async fn change(config: &Config) -> anyhow::Result<()> {
     }
     let sealed = seal_all(&client, &old, &new).await?;
     say(format_args!("{sealed} values are sealed anew"));
-    say(format_args!("waiting until running servers have the new key"));
+    say("waiting until running servers have the new key");
     tokio::time::sleep(TAKEN_OVER.saturating_sub(begun.elapsed())).await;
     for _ in 0..ATTEMPTS {
         seal_all(&client, &old, &new).await?;
@@ -212,7 +212,7 @@ async fn seal_all(client: &Client, old: &MasterKey, new: &MasterKey) -> anyhow::
 /// Puts the new key into the old one's place, if that is in the data directory, or says what to do. The old one stays under
 /// another name: backups of before open with nothing else, and perhaps nobody has a copy.
 fn done(config: &Config, sources: &Sources, old: &MasterKey) -> anyhow::Result<()> {
-    say(format_args!("the change of the master key is done"));
+    say("the change of the master key is done");
     let kept = |file: &Path| file.with_added_extension(hex::encode(old.id().as_bytes()));
     match (config.master_key_file(), sources.next_file.as_deref()) {
         (Some(file), Some(next)) if config.embedded && config.master_key_file.is_none() => {
@@ -234,10 +234,10 @@ fn done(config: &Config, sources: &Sources, old: &MasterKey) -> anyhow::Result<(
             kept(&file).display(),
             next.display(),
         )),
-        _ => say(format_args!("start every server with the new key from now on")),
+        _ => say("start every server with the new key from now on"),
     }
-    say(format_args!(
-        "keep the old key as long as there are backups from before, and a copy of the new one in another place: later backups open with that only"
-    ));
+    say(
+        "keep the old key as long as there are backups from before, and a copy of the new one in another place: later backups open with that only",
+    );
     Ok(())
 }

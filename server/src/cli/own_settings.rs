@@ -6,8 +6,7 @@ use postern_cluster::TakenOver;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use crate::database::DatabaseError;
-use crate::say::say;
+use crate::{database::DatabaseError, say::say};
 
 /// The setting that a cluster without standbys cannot have: each commit would wait for them.
 const STANDBYS: &str = "synchronous_standby_names";

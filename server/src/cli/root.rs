@@ -13,7 +13,10 @@ use clap::{Args, Subcommand};
 use postern_protocol::{PublicKey, credential::IssuerStatement, key::SigningKey, name::Domain};
 use zeroize::Zeroizing;
 
-use crate::clock::{DAY, today};
+use crate::{
+    clock::{DAY, today},
+    say::print,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,8 +62,8 @@ pub struct Sign {
 
 pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::New { file } => println!("{}", sql_hex(make(file)?.public_key().as_bytes())),
-        Command::Show { file } => println!("{}", sql_hex(read(file)?.public_key().as_bytes())),
+        Command::New { file } => print(sql_hex(make(file)?.public_key().as_bytes())),
+        Command::Show { file } => print(sql_hex(read(file)?.public_key().as_bytes())),
         Command::Sign(sign) => {
             let root = read(&sign.file)?;
             let key = sign.key.trim().trim_start_matches("\\x");
@@ -72,7 +75,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
                 not_before: today(),
                 not_after: today() + u64::from(sign.days) * DAY - 1,
             };
-            println!("{}", sql_hex(statement.certify(&root).as_bytes()));
+            print(sql_hex(statement.certify(&root).as_bytes()));
         }
     }
     Ok(())

@@ -46,13 +46,13 @@ fn upgrade_to_newest(config: &Config) -> anyhow::Result<()> {
                 ));
             }
             if !is_decided {
-                say(format_args!(
-                    "the database was restored, recovered or promoted before, and no server starts on it until you say whether it lost something: `postern generation begin`; if nothing at all was lost, `postern generation keep`; with the same settings"
-                ));
+                say(
+                    "the database was restored, recovered or promoted before, and no server starts on it until you say whether it lost something: `postern generation begin`; if nothing at all was lost, `postern generation keep`; with the same settings",
+                );
             }
-            say(format_args!(
-                "when all is well, `postern upgrade-cluster --drop-old` with the same settings deletes the old one"
-            ));
+            say(
+                "when all is well, `postern upgrade-cluster --drop-old` with the same settings deletes the old one",
+            );
         }
     }
     Ok(())
@@ -61,7 +61,7 @@ fn upgrade_to_newest(config: &Config) -> anyhow::Result<()> {
 fn drop_old(config: &Config) -> anyhow::Result<()> {
     let dropped = drop_kept(&config.data_dir)?;
     if dropped.is_empty() {
-        say(format_args!("no old cluster is kept"));
+        say("no old cluster is kept");
     }
     for old in dropped {
         say(format_args!("deleted {}", old.display()));

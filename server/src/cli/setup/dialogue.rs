@@ -140,9 +140,9 @@ pub struct Questions<R>(pub R);
 
 impl<R: BufRead> Questions<R> {
     pub fn ask(&mut self, answers: &mut Answers) -> anyhow::Result<()> {
-        print(format_args!(
-            "An empty line takes what is in brackets. `postern setup --help` has a flag for each answer.\n"
-        ));
+        print(
+            "An empty line takes what is in brackets. `postern setup --help` has a flag for each answer.\n",
+        );
         if !answers.is_given("domain") {
             let before = answers.text("domain").map(str::to_owned);
             let question = "Home domain, the part of user names after the @; it never changes";
@@ -317,8 +317,8 @@ impl<R: BufRead> Questions<R> {
     ) -> anyhow::Result<T> {
         loop {
             match default {
-                Some(default) => print!("{question} [{default}]: "),
-                None => print!("{question}: "),
+                Some(default) => write!(io::stdout(), "{question} [{default}]: ")?,
+                None => write!(io::stdout(), "{question}: ")?,
             }
             io::stdout().flush()?;
             let mut line = String::new();

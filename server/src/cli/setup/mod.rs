@@ -78,7 +78,7 @@ pub struct Setup {
 pub async fn run(setup: Setup) -> anyhow::Result<bool> {
     let given = toml::Table::try_from(&setup.settings)?;
     if setup.print {
-        print!("{}", file::text(&given));
+        print(file::text(&given).trim_end());
         return Ok(true);
     }
     let path = configuration::place(&setup.settings)?;
@@ -146,7 +146,7 @@ fn server_user(named: Option<&str>) -> anyhow::Result<Option<User>> {
 }
 
 fn say_what_is_left(config: &Config, path: &Path, user: Option<&User>, registration: Admits) {
-    print(format_args!("\nWhat is left to do:"));
+    print("\nWhat is left to do:");
     if let Admits::Wanted(policy) = registration {
         print(format_args!(
             "  {}={} postern migrate --config {} --database-admin-url URL",
