@@ -190,7 +190,7 @@ impl Session {
             });
             contact::with_new_issuers(tx, deposits)
         })?;
-        meet(&self.store, &self.api, new).await
+        fetch_issuer_keys(&self.store, &self.api, new).await
     }
 
     /// The trees that belong to the Welcomes of a batch, as far as they are there, by sequence number.
@@ -249,7 +249,7 @@ impl Session {
 }
 
 /// Asks the ASs of some domains for their keys. One that is out of reach keeps no other from being asked.
-async fn meet(store: &Store, api: &Api, domains: BTreeSet<Domain>) -> Result<()> {
+async fn fetch_issuer_keys(store: &Store, api: &Api, domains: BTreeSet<Domain>) -> Result<()> {
     for domain in domains {
         let asked = async {
             let api = elsewhere::api_for(api, &domain)?;
@@ -396,7 +396,7 @@ mod tests {
         let home = Home::of_nonsense();
         let domains =
             ["0.xn--a.example", "home.example", "xn--a.example"].map(|it| it.parse::<Domain>().unwrap());
-        meet(&home.store, &home.api, domains.into()).await.expect("the other errands go on");
+        fetch_issuer_keys(&home.store, &home.api, domains.into()).await.expect("the other errands go on");
         assert!(home.asked() > 0);
     }
 }

@@ -88,7 +88,7 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
     let processed = match group.mls.process_message(tx, message) {
         Ok(processed) => processed,
         Err(ProcessMessageError::StorageError(error)) => return Err(error.into()),
-        Err(error) if !is_handshake && is_repeat(&error) => {
+        Err(error) if !is_handshake && has_no_key(&error) => {
             if epoch >= group.opens_from(tx)? {
                 return Ok(());
             }
@@ -329,9 +329,9 @@ fn receive_title(
     Ok(())
 }
 
-/// Whether a message was opened before, or this device does not have the secrets of its epoch. openmls opens each once: a second
-/// time its key is gone. It does not export the type that says so.
-fn is_repeat(error: &ProcessMessageError<rusqlite::Error>) -> bool {
+/// Whether the key of a message is gone: it was opened before, since openmls opens each once, or this device does not have the
+/// secrets of its epoch. openmls does not export the type that says so.
+fn has_no_key(error: &ProcessMessageError<rusqlite::Error>) -> bool {
     let ProcessMessageError::ValidationError(ValidationError::UnableToDecrypt(reason)) = error else {
         return false;
     };

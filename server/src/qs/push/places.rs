@@ -96,11 +96,9 @@ impl Taken {
             Some((pushes.len(), Reverse(*delivery), position))
         });
         let Some((_, Reverse(largest), position)) = oldest.max() else { return false };
-        let oldest = self.remove(largest, position);
-        oldest.is_some_and(|oldest| {
-            oldest.gives_way.notify_one();
-            true
-        })
+        let Some(oldest) = self.remove(largest, position) else { return false };
+        oldest.gives_way.notify_one();
+        true
     }
 
     /// Removes the push of a delivery that is at this position.
