@@ -369,8 +369,8 @@ impl Session {
     }
 }
 
-/// Makes an attempt to remove members from a group that are no devices of their users any more, and takes note of its end. One of
-/// which this device hears meanwhile is looked for next.
+/// Awaits an attempt to remove from a group those members that are no devices of their users any more, and notes its end. A removed
+/// device of which this one hears meanwhile is looked for next.
 pub(crate) async fn casting_out(
     store: &Store,
     id: &GroupId,

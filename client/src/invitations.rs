@@ -68,7 +68,7 @@ pub(crate) fn end_all(tx: &Tx<'_>, group: &GroupId) -> Result<()> {
     Ok(())
 }
 
-/// Goes on under another name of a user.
+/// Goes on with a user's invitations and fetches under another name of the user.
 pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
     for table in ["invitations", "fetches"] {
         let sql = format!("UPDATE OR REPLACE {table} SET user = ?2 WHERE user = ?1");

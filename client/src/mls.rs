@@ -105,9 +105,8 @@ pub(crate) fn late_messages() -> SenderRatchetConfiguration {
     SenderRatchetConfiguration::new(LATE_MESSAGES, LOST_MESSAGES)
 }
 
-/// The configuration of a group: handshakes have public framing, so that servers can check them,
-/// and application messages are private and may be so many epochs late. A Welcome is without the ratchet tree, which the
-/// server has.
+/// The configuration of a group: handshakes have public framing, so that servers can check them, and application messages are
+/// private and may be `past_epochs` epochs late. A Welcome is without the ratchet tree, which the server has.
 pub(crate) fn join_config(past_epochs: usize) -> MlsGroupJoinConfig {
     MlsGroupJoinConfig::builder()
         .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)

@@ -46,7 +46,7 @@ pub(crate) mod tests {
         _directory: tempfile::TempDir,
     }
 
-    /// The way to it.
+    /// The way on which requests come to the test.
     struct Answers {
         answer: Box<dyn Fn(&str) -> Answer + Send + Sync>,
         asked: Arc<AtomicUsize>,

@@ -56,7 +56,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Builds both alike.
+    /// Builds both from the same settings.
     fn build(builder: impl Fn() -> anyhow::Result<reqwest::ClientBuilder>) -> anyhow::Result<Self> {
         let shared = builder()?.build()?;
         // Without a pool no connection is used again, of HTTP/2 neither.
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!(addresses, ["127.0.0.1:8443".parse().unwrap()]);
     }
 
-    /// Answers all requests. Returns its URL, and the number of connections that come.
+    /// Starts a server that answers all requests. Returns its URL, and the number of its connections.
     async fn answering() -> (String, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());

@@ -223,8 +223,8 @@ fn told_of_move(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
     moved(tx, from, to)
 }
 
-/// Goes on with a user under another name, if the identity is the same, with all that was agreed and asked, and that the user is
-/// to be told. Returns whether it is. Where nothing was agreed a lookup has to have shown it.
+/// Goes on with a user under another name, if the identity is the same, with all that was agreed and asked, with invitations, and
+/// with what the user is to be told. Returns whether it is the same. Where nothing was agreed a lookup has to have shown it.
 pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
     if !contacts::moved(tx, from, to)? {
         return Ok(false);
@@ -307,7 +307,7 @@ mod tests {
             news::tell(tx, &bob, &News::Renewal)?;
             news::tell(tx, &bob, &News::Profile)?;
             tx.sql().execute("UPDATE news SET due = 1 << 40", [])?;
-            // Of what was agreed with Bob, Alice's other devices are to be told.
+            // Alice's other devices are to be told what was agreed with Bob.
             news::tell(tx, &alice, &News::Contact(bob.clone()))?;
             news::tell(tx, &robert, &News::Profile)?;
             invitations::invite(tx, &group, &SigningKey::generate().public_key(), &bob)?;

@@ -88,8 +88,7 @@ pub(crate) fn missed_letters(tx: &Tx<'_>) -> Result<()> {
     tell(tx, &Account::load(tx)?.user, &News::Missed)
 }
 
-/// Goes on with what a user is to be told, and with what this user's other devices are to be told of the user, under the name
-/// that a lookup showed the user to have now.
+/// Gives what a user is to be told, and what the own other devices are to be told of them, the user's present name.
 pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
     let sql = "UPDATE OR REPLACE news SET user = ?2, due = 0, missed = 0 WHERE user = ?1";
     tx.sql().execute(sql, [from.to_string(), to.to_string()])?;

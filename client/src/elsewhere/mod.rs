@@ -106,7 +106,7 @@ mod tests {
         described_with(keys, now, later, Vec::new())
     }
 
-    /// The same, of a homeserver that issues tokens with these keys.
+    /// Makes a description as [`described`] does, of a homeserver that issues tokens with these keys.
     pub(super) fn described_with(
         keys: &[&SigningKey],
         now: u64,

@@ -444,7 +444,7 @@ mod tests {
             };
             Ok(http::Response::builder().header("content-type", media_type).body(body)?)
         });
-        // Tokens of the own homeserver, which is paid for handing the requests on. So many that no others are fetched.
+        // The own homeserver is paid for handing requests on: there are so many of its tokens that no others are fetched.
         let sql = "WITH RECURSIVE numbers (number) AS
                        (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 100)
                    INSERT INTO tokens (token, domain, issuer_key)

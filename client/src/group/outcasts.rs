@@ -132,7 +132,8 @@ pub(crate) fn cast_out(
     Ok((!leaves.is_empty()).then_some(Change::Remove(leaves)))
 }
 
-/// The same change, if all whom it removes were there when this device asked who the members are, who had these leaves then.
+/// Makes the change of [`cast_out`], if all whom it removes were in the group when this device asked who the members are: `asked`
+/// has the leaf keys of then.
 pub(crate) fn cast_out_if_asked(
     tx: &Tx<'_>,
     group: &GroupState,

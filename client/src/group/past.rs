@@ -1,8 +1,8 @@
 //! The secrets of past epochs, by which a message opens that commits overtook (DS-3). The DS takes it for a few epochs after its
 //! own, and what the DS took comes in its order: so secrets of [`MAX_PAST_EPOCHS`] are enough. But a commit of this device takes
 //! effect with the DS's answer, and from a DS of another domain messages that it took before may come later than that. Until
-//! something shows that they came, secrets of as many more epochs are kept. A delivery that was set aside, and that an operator has
-//! sent again after days, may come later still: it is told as one without keys.
+//! something shows that they came, secrets of more epochs are kept, one for each such commit, [`OWN_COMMITS`] at most. A delivery
+//! that was set aside, and that an operator has sent again after days, may come later still: it is told as one without keys.
 
 use std::time::Duration;
 

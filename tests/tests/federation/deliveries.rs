@@ -215,7 +215,7 @@ async fn a_blocked_domain_is_refused_both_ways_at_once_and_its_queue_is_shown() 
     let message = group.party(0).say(b"before");
     neighbours[0].pay(&group.submit(0, &message, None)).await.assert_ok("a message");
     operate(here, "block_domain('b.example')").await;
-    // Those that began before the block.
+    // Attempts that began before the block end.
     attempts_ended(here).await;
     neighbours.line(0, 1).calm();
 

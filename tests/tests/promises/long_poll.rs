@@ -60,7 +60,7 @@ impl Watched {
         Poll(answer)
     }
 
-    /// As [`woke_after`], of somebody who waited here.
+    /// Whether somebody who waited here was woken, as [`woke_after`] finds it.
     async fn woke_after(&self, took: Duration) -> bool {
         woke_after(&self.server, took).await
     }

@@ -181,7 +181,7 @@ async fn replace(world: &mut World, server: usize, release: &str, relay: &Postgr
     let log = old.log();
     *old = eventually("the server's port is free again", async || {
         let next = Server::of("postern-next", &world.cluster).env(next::WHICH, release).through(relay);
-        // As patient as the one before.
+        // It is as patient as the one before.
         let next = next.env("POSTERN_DATABASE_STATEMENT_TIMEOUT_SECONDS", "60");
         next.listen(address).try_start().await.ok()
     })

@@ -151,7 +151,7 @@ fn files(dir: &Path) -> Vec<u8> {
         let Ok(kind) = fs::symlink_metadata(&place) else { continue };
         if kind.is_dir() {
             let entries = match fs::read_dir(place) {
-                // As that of the replication slot of a backup.
+                // The directory of a backup's replication slot goes, say.
                 Err(gone) if gone.kind() == ErrorKind::NotFound => continue,
                 entries => entries.unwrap(),
             };

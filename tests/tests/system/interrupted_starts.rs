@@ -81,7 +81,7 @@ async fn a_server_that_is_told_to_end_while_postgresql_recovers_stops_it_and_end
 #[tokio::test]
 async fn a_server_that_is_told_to_end_while_it_waits_for_another_process_ends() {
     let dir = DataDir::migrated().await;
-    // Those of a command that stops PostgreSQL.
+    // A command that stops PostgreSQL has these locks.
     let locks = ["lock.commands", "lock"].map(|name| {
         let file = File::options().write(true).create(true).truncate(false).open(dir.path().join(name));
         Flock::lock(file.unwrap(), FlockArg::LockExclusiveNonblock).expect("nothing runs")

@@ -233,7 +233,7 @@ fn what_is_on_its_way_from_another_domain_is_read_after_many_commits_of_this_dev
     assert_eq!(alice.texts(), ["after it"]);
     let too_late = alice.receive(&said[1]).unwrap_err();
     assert!(too_late.contains("came so late"), "{too_late}");
-    // There is an end of it, of which the user is told, too.
+    // There is an end to it, and the user is told of that, too.
     let late = bob.say(&id, "late");
     for _ in 0..=MOST_PAST_EPOCHS {
         commit();

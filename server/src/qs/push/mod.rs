@@ -75,7 +75,7 @@ struct Shared {
     untried: Places,
     /// Places of pushes to hosts that do not answer.
     failing: Places,
-    /// Deliveries that made pushes due.
+    /// The number of the next delivery.
     deliveries: AtomicU64,
     /// Each queue that has a task, with the push that became due since the task took the last.
     queues: Mutex<HashMap<QueueId, Option<Due>>>,
@@ -100,7 +100,7 @@ enum Failure {
     Refused(StatusCode),
     /// The push service may accept it later, perhaps after the time that it named.
     Passing(Option<Duration>),
-    /// Too many pushes wait for hosts that do not answer.
+    /// Too many pushes wait for hosts that are not known to answer, or this one gave way to another delivery's.
     TooMany,
 }
 
@@ -223,7 +223,7 @@ impl Sender {
                 Err(Failure::Gone) => self.forget(&due.push).await,
                 Err(failure) => tracing::warn!("gave up on a push: {failure}"),
             }
-            // A queue whose push is dropped counts no longer among those with one.
+            // A dropped push does not keep its queue among those with one.
             if outcome != "dropped" {
                 sleep(PAUSE).await;
             }

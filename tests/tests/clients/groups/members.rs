@@ -1,4 +1,5 @@
-//! The attributes that members keep (DS-12), their admins, and a server that shows somebody who is no member.
+//! The attributes that members keep (DS-12), their admins, a server that shows somebody who is no member, and what is said while a
+//! member comes back.
 
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ async fn an_admin_names_another_and_leaves_and_the_other_renames_and_deletes_the
     }
 }
 
-/// Answers that a server gives to somebody who asks for a group, made up by a member.
+/// A server's answer with this content.
 fn answer(content: &[u8]) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/cbor\r\ncontent-length: {}\r\n\r\n",

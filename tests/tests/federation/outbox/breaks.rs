@@ -37,7 +37,8 @@ async fn a_homeserver_is_asked_after_each_break_whether_it_answers_others() {
     talk.say(vec![b'x'; 60_000]).await;
     talk.say("after it").await;
     talk.breaking(LARGE, false).await;
-    // Both, the question, the first one alone, and the question once more. After a break of its own that one would come alone.
+    // An attempt sends both, asks, sends the first one alone, and asks once more. After a break of its own the first one would come
+    // alone.
     let anew = "UPDATE federation.due SET breaks = 0, broken_since = NULL, standing = 'good', due = now()
                  WHERE holder IS NULL AND (breaks > 0 OR standing = 'failing')";
     let most = "SELECT coalesce(max(a.requests), 0)

@@ -252,7 +252,7 @@ async fn the_pause_of_what_breaks_connections_is_five_minutes_or_retry_seconds_a
     close_unseen(world).await;
 }
 
-/// It takes nothing, answers what changes nothing, and ends all other connections, or refuses.
+/// The stranger takes nothing, answers what changes nothing, and ends all other connections, or refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_ends_no_lanes_pause_by_an_answer_in_another_one_and_grows_no_younger() {
     let world = World::start().await;

@@ -36,7 +36,7 @@ async fn slow_attempts_at_a_domain_leave_places_to_others() {
         let said = group.party(0).say(b"slowly");
         talk.sender().pay(&group.submit(0, &said, None)).await.assert_ok("a message");
     }
-    // As many as a family of names has places for; until those that came first count as slow.
+    // A family of names has places for two, until the first ones count as slow.
     are_under_way(&talk, 2, "b.example").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let said = talk.group.party(0).say(b"in time");

@@ -84,7 +84,7 @@ impl BackedUp {
         Self::start_with("").await
     }
 
-    /// One whose operator has done this before the backup.
+    /// Starts one whose operator executed this SQL before the backup.
     pub async fn start_with(sql: &str) -> Self {
         let cluster = Cluster::start().await;
         // A session of a server that is killed may be at work yet.

@@ -19,7 +19,7 @@ use super::{
     play::{Attempt, Done, Effect, Play, Turn, User, domain},
 };
 
-/// A message that is wrong, sent by whose it is.
+/// An attempt with a wrong message, which its own maker sends.
 pub fn wrong(play: &Play<'_>, by: usize, made: &Made, expected: Expected) -> Option<Attempt> {
     Some(Attempt { call: play.call(by, made), expected, effect: Effect::Nothing })
 }
@@ -170,7 +170,7 @@ pub fn join_as_user_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt>
     Some(Attempt { call, expected: VIOLATION, effect: Effect::Nothing })
 }
 
-/// With one of the generation that its user is in. Made by a double, as in [`come_back_at`].
+/// The user's key is another one of the same generation. A double makes it, as in [`come_back_at`].
 pub fn come_back_with_another_user_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     let member = &play.group.members[turn.by];
     let mut double = Party::new(member.party.identity.clone());
@@ -262,7 +262,7 @@ pub fn come_back_to_anothers_address(play: &mut Play<'_>, turn: &mut Turn) -> Op
     come_back_at(play, turn, &domain, address, VIOLATION)
 }
 
-/// Made by a double, since it is refused and its maker would forget where it was.
+/// A double makes the commit, since it is refused and its maker would forget where it was.
 pub fn come_back_at(
     play: &mut Play<'_>,
     turn: &mut Turn,
