@@ -6,6 +6,8 @@ use std::{
     io::{self, Write},
 };
 
+use anyhow::Context;
+
 /// Prints a line of a command.
 pub fn say(line: impl Display) {
     print(format_args!("postern: {line}"));
@@ -14,6 +16,14 @@ pub fn say(line: impl Display) {
 /// Prints a line as it is.
 pub fn print(line: impl Display) {
     let _nobody_listens = writeln!(io::stdout(), "{line}");
+}
+
+/// Prints what somebody asked for, and what is of no use unheard.
+///
+/// # Errors
+/// Nobody takes it.
+pub fn give(text: impl Display) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{text}").context("cannot write the answer")
 }
 
 /// Prints an error of a command.

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::{DAY, today},
-    say::print,
+    say::give,
 };
 
 const EXAMPLES: &str = "\
@@ -62,8 +62,8 @@ pub struct Sign {
 
 pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::New { file } => print(sql_hex(make(file)?.public_key().as_bytes())),
-        Command::Show { file } => print(sql_hex(read(file)?.public_key().as_bytes())),
+        Command::New { file } => give(sql_hex(make(file)?.public_key().as_bytes()))?,
+        Command::Show { file } => give(sql_hex(read(file)?.public_key().as_bytes()))?,
         Command::Sign(sign) => {
             let root = read(&sign.file)?;
             let key = sign.key.trim().trim_start_matches("\\x");
@@ -75,7 +75,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
                 not_before: today(),
                 not_after: today() + u64::from(sign.days) * DAY - 1,
             };
-            print(sql_hex(statement.certify(&root).as_bytes()));
+            give(sql_hex(statement.certify(&root).as_bytes()))?;
         }
     }
     Ok(())

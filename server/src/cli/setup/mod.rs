@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, Settings, file},
-    say::print,
+    say::{give, print},
 };
 pub use bring_up::{end, expect_done};
 
@@ -78,7 +78,7 @@ pub struct Setup {
 pub async fn run(setup: Setup) -> anyhow::Result<bool> {
     let given = toml::Table::try_from(&setup.settings)?;
     if setup.print {
-        print(file::text(&given).trim_end());
+        give(file::text(&given).trim_end())?;
         return Ok(true);
     }
     let path = configuration::place(&setup.settings)?;
