@@ -11,16 +11,10 @@ use postern_protocol::{
     mls::DeliveryAddress,
     problem::{MEDIA_TYPE, Problem, ProblemType},
 };
-use postern_tests_kit::{BadLine, Commit, Group, PATIENCE, World, WorldBuilder, befriend, joined};
+use postern_tests_kit::{BadLine, Commit, Group, PATIENCE, World, WorldBuilder, befriend, joined, with};
 
 fn options() -> Options {
     Options { accept_contacts: true, durable: false, return_after: Duration::ZERO, ..Options::default() }
-}
-
-fn with(client: Client, options: Options) -> Client {
-    let directory = client.directory().to_owned();
-    drop(client);
-    Client::builder(directory).options(options).open().unwrap()
 }
 
 async fn sync(client: &Client) -> Vec<Event> {

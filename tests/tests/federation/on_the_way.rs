@@ -8,7 +8,7 @@ use postern_protocol::{
     ds::{GroupId, MAX_PAST_EPOCHS},
     problem::{MEDIA_TYPE, Problem, ProblemType},
 };
-use postern_tests_kit::{BadLine, Neighbours, Weather, befriend, eventually, joined};
+use postern_tests_kit::{BadLine, Neighbours, Weather, befriend, eventually, joined, with};
 
 use crate::groups::operate;
 
@@ -275,10 +275,7 @@ async fn a_member_elsewhere_that_gets_no_token_does_not_take_itself_for_removed_
     let home = &across.neighbours[1];
     let url = home.url_of(home.server());
     let line = BadLine::to(url.trim_start_matches("http://").parse().expect("it is an address")).await;
-    let directory = bob.directory().to_owned();
-    drop(bob);
-    let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
-    let bob = Client::builder(directory).options(options).open().expect("it was closed");
+    let bob = with(bob, Options { server: Some(line.url()), durable: false, ..Options::default() });
     let his = across.of(&bob);
     let problem = Problem::new(ProblemType::NotAllowed).to_json();
     let head = format!(

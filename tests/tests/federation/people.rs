@@ -13,18 +13,12 @@ use postern_protocol::{
     qs::QueueKind,
     token::{DIRECTORY_PATH, TOKEN_TYPE},
 };
-use postern_tests_kit::{BadLine, Neighbours, PATIENCE, World, eventually, now};
+use postern_tests_kit::{BadLine, Neighbours, PATIENCE, World, eventually, now, with};
 
 /// Somebody that decides on requests in person.
 async fn shy(world: &World, name: &str) -> Client {
     let client = world.person(name).await;
-    reopened(client, Options { durable: false, record_deliveries: true, ..Options::default() })
-}
-
-fn reopened(client: Client, options: Options) -> Client {
-    let directory = client.directory().to_owned();
-    drop(client);
-    Client::builder(directory).options(options).open().unwrap()
+    with(client, Options { durable: false, record_deliveries: true, ..Options::default() })
 }
 
 async fn until(client: &Client, what: impl Fn(&Event) -> bool) -> Vec<Event> {
@@ -236,7 +230,7 @@ async fn tell_of_a_relay_that_lied(hides_itself: bool) {
         line.rewrite(DESCRIPTION_PATH, |_| b"{}".to_vec());
     }
     let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
-    let alice = reopened(alice, options);
+    let alice = with(alice, options);
     // Her homeserver knows the other one, and makes a key up for her.
     let carol = shy(home, "carol").await;
     carol.look_up(bob.user()).await.unwrap();
@@ -290,7 +284,7 @@ impl Hiding {
         alice.wallet().fetch(100).await.expect("the homeserver issues tokens");
         alice.look_up(bob.user()).await.unwrap();
         let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
-        let alice = reopened(alice, options);
+        let alice = with(alice, options);
         Self { neighbours, line, alice }
     }
 
@@ -473,7 +467,7 @@ async fn shows_keys_to_alice(keeps_back: bool) -> bool {
         });
     }
     let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
-    let alice = reopened(alice, options);
+    let alice = with(alice, options);
     alice.look_up(bob.user()).await.unwrap();
     let events = alice.sync(Duration::ZERO).await.unwrap();
     let differ = |event: &Event| matches!(event, Event::KeysDiffer { keys } if keys.contains("as b.example sees them"));

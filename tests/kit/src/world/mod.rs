@@ -31,7 +31,7 @@ use crate::{
 };
 
 pub use neighbours::{Neighbours, NeighboursBuilder};
-pub use people::{befriend, joined};
+pub use people::{befriend, joined, with};
 pub use snapshot::Snapshot;
 
 /// Time for which a connection is kept that has no request: less than servers keep it.
