@@ -9,7 +9,7 @@ use postern_protocol::{
     federation::{DESCRIPTION_PATH, Description, DescriptionError},
     key::SigningKey,
     name::{Domain, UserName},
-    problem::{Problem, ProblemType},
+    problem::ProblemType,
     qs::QueueKind,
     token::{DIRECTORY_PATH, TOKEN_TYPE},
 };
@@ -354,14 +354,11 @@ async fn a_homeserver_that_is_away_for_its_description_and_its_issuers_keys_is_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_keeps_a_neighbour_from_being_asked_for_the_issuers_keys_is_told_of_after_a_day() {
-    let problem = Problem::new(ProblemType::NotAllowed).to_json();
-    let head = format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n", problem.len());
-    let refusal = [head.into_bytes(), problem].concat();
     // Not the requests for tokens, whose path goes on.
     tell_of_a_homeserver_that_hides(
         ISSUER_KEYS_ELSEWHERE,
         "POST /relay/b.example ",
-        Some(refusal.as_slice()),
+        Some(&BadLine::refusal(ProblemType::NotAllowed)),
     )
     .await;
 }

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use postern_client::{Client, Error, Event, Options};
-use postern_protocol::{
-    ds::GroupId,
-    problem::{MEDIA_TYPE, Problem, ProblemType},
-};
+use postern_protocol::{ds::GroupId, problem::ProblemType};
 use postern_tests_kit::{BadLine, PATIENCE, World, befriend, eventually, joined};
 
 use super::{group_of_three, hears, names, patient, receive, with};
@@ -131,12 +128,8 @@ async fn a_removed_device_that_the_server_refuses_to_remove_goes_as_soon_as_it_d
         receive(client).await;
         assert_eq!(client.group_with_id(&group).members().unwrap().len(), 4);
     }
-    let problem = Problem::new(ProblemType::PolicyViolation).to_json();
-    let length = problem.len();
-    let head =
-        format!("HTTP/1.1 403 Forbidden\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {length}\r\n\r\n");
     let path = format!("POST /ds/groups/{}/messages", group.to_base64url());
-    line.answer(&path, usize::MAX, &[head.as_bytes(), &problem].concat());
+    line.answer(&path, usize::MAX, &BadLine::refusal(ProblemType::PolicyViolation));
     bob.remove_device(&tablet.client_key()).await.unwrap();
     let refused = |event: &Event| matches!(event, Event::NotShutOut { .. });
     let events = bob.sync_until(PATIENCE, refused).await.unwrap();
