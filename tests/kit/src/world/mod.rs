@@ -358,6 +358,15 @@ impl World {
         self.admin = eventually("the database has recovered", async || self.cluster.try_admin().await).await;
     }
 
+    /// Ends the sessions of servers until there is none, in a test that lets no other one begin.
+    pub async fn end_sessions(&self) {
+        let end =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'postern_server'";
+        // A session may have begun just before.
+        eventually("no server has a session", async || (self.value::<i64>(end).await == 0).then_some(()))
+            .await;
+    }
+
     /// The user whose tokens pay for requests here.
     pub async fn payer(&self) -> &Payer {
         self.payer.get_or_init(async || Payer::register(&self.way(0), &self.domain, "banker").await).await
