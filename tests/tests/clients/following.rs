@@ -9,18 +9,12 @@ use postern_protocol::{
     ds::{GroupId, SubmitMessage},
     encoding::Encoding,
     mls::DeliveryAddress,
-    problem::{MEDIA_TYPE, Problem, ProblemType},
+    problem::ProblemType,
 };
-use postern_tests_kit::{BadLine, Commit, Group, PATIENCE, World, WorldBuilder, befriend, joined};
+use postern_tests_kit::{BadLine, Commit, Group, PATIENCE, World, WorldBuilder, befriend, joined, with};
 
 fn options() -> Options {
     Options { accept_contacts: true, durable: false, return_after: Duration::ZERO, ..Options::default() }
-}
-
-fn with(client: Client, options: Options) -> Client {
-    let directory = client.directory().to_owned();
-    drop(client);
-    Client::builder(directory).options(options).open().unwrap()
 }
 
 async fn sync(client: &Client) -> Vec<Event> {
@@ -308,11 +302,7 @@ async fn what_is_said_on_the_way_into_a_group_is_kept_though_the_way_in_is_refus
     alice.submit(&update).await.unwrap();
     alice.group_with_id(&group).confirm().await.unwrap();
 
-    let problem = Problem::new(ProblemType::NotAllowed).to_json();
-    let length = problem.len();
-    let head =
-        format!("HTTP/1.1 403 Forbidden\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {length}\r\n\r\n");
-    line.answer(&format!("{path}/group-info"), usize::MAX, &[head.as_bytes(), &problem].concat());
+    line.answer(&format!("{path}/group-info"), usize::MAX, &BadLine::refusal(ProblemType::NotAllowed));
     let waits = tablet.group_with_id(&group).send("from the tablet").await.unwrap_err();
     assert!(matches!(waits, Error::CannotFollow), "{waits}");
     assert_eq!(tablet.group_with_id(&group).unsent().unwrap(), 1);

@@ -9,10 +9,7 @@ use postern_tests_kit::{PATIENCE, PushService, Pushed, Server, World, befriend, 
 /// Takes all pushes, once none is under way or waits: those that become due within seconds for one queue go as one.
 async fn all_pushes(world: &World, service: &mut PushService) -> Vec<Pushed> {
     eventually("all pushes are sent", async || {
-        let metrics = world.server().metrics().await;
-        let waiting = metrics.lines().find_map(|line| line.strip_prefix("postern_pushes_waiting "));
-        let waiting: f64 = waiting.expect("it is shown").parse().expect("it is a number");
-        (waiting < 1.0).then_some(())
+        (world.server().metric("postern_pushes_waiting").await < 1.0).then_some(())
     })
     .await;
     let mut pushes = Vec::new();

@@ -11,9 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postern_client::{Client, Error, Event, HomeserverError, Options};
+use postern_client::{Error, Event, HomeserverError, Options};
 use postern_protocol::token::DIRECTORY_PATH;
-use postern_tests_kit::{BadLine, Neighbours, PATIENCE, World, binary};
+use postern_tests_kit::{BadLine, Neighbours, PATIENCE, World, binary, with};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     join,
@@ -37,12 +37,6 @@ fn hiding_behind(neighbour: &World) -> Options {
         relay_server: Some(neighbour.url_of(neighbour.server())),
         ..Options::default()
     }
-}
-
-fn reopened(client: Client, options: Options) -> Client {
-    let directory = client.directory().to_owned();
-    drop(client);
-    Client::builder(directory).options(options).open().expect("it was closed")
 }
 
 /// The direct way to a homeserver, which notes what goes on it.
@@ -73,13 +67,13 @@ async fn what_a_client_asks_through_a_neighbour_goes_by_no_way_of_its_own() {
     let alice = home.person("alice").await;
     let group = alice.create_group("alone").await.unwrap().id().clone();
     let hiding = hiding_behind(neighbour);
-    let alice = reopened(alice, hiding.clone());
+    let alice = with(alice, hiding.clone());
     alice.look_up(alice.user()).await.unwrap();
     // The own homeserver is not reached directly any more: tokens are at hand, and everything else goes round.
     let server = Some("http://127.0.0.1:1".to_owned());
-    let alice = reopened(alice, Options { server, ..hiding.clone() });
+    let alice = with(alice, Options { server, ..hiding.clone() });
     alice.group_with_id(&group).send("through a neighbour").await.unwrap();
-    let alice = reopened(alice, hiding);
+    let alice = with(alice, hiding);
     alice.sync(Duration::from_secs(1)).await.unwrap();
     assert_eq!(alice.group_with_id(&group).history(10).unwrap().len(), 1);
     neighbours.close();
@@ -93,7 +87,7 @@ async fn a_hidden_client_waits_for_messages_and_fetches_tokens_and_its_homeserve
     operate(home, "set_federation_limit('relayed_tokens', 10)").await;
     let (alice, carol, group) = home.friends(["alice", "carol"], "at home").await;
     let line = watched(home).await;
-    let alice = reopened(alice, Options { server: Some(line.url()), ..hiding_behind(neighbour) });
+    let alice = with(alice, Options { server: Some(line.url()), ..hiding_behind(neighbour) });
     for number in 0..SAID {
         alice.group_with_id(&group).send(&format!("number {number}")).await.expect("it goes round");
     }
@@ -185,7 +179,7 @@ async fn the_way_to_the_neighbour_is_asked_for_on_no_connection_that_names_the_u
     let (alice, url) = (home.person("alice").await, home.url_of(home.server()));
     let connections = Connections::to(url.trim_start_matches("http://").parse().unwrap()).await;
     let server = Some(format!("http://{}", connections.address));
-    let alice = reopened(alice, Options { server, ..hiding_behind(neighbour) });
+    let alice = with(alice, Options { server, ..hiding_behind(neighbour) });
     for _ in 0..2 {
         alice.wallet().fetch(1).await.expect("in her name");
         alice.look_up(alice.user()).await.expect("in nobody's");
@@ -207,7 +201,7 @@ async fn nobody_hides_behind_a_homeserver_that_relays_for_its_own_people_only() 
     let (home, neighbour) = (&neighbours[0], &neighbours[1]);
     operate(neighbour, "set_federation_limit('relays_for_others', 0)").await;
     let (alice, line) = (home.person("alice").await, watched(home).await);
-    let alice = reopened(alice, Options { server: Some(line.url()), ..hiding_behind(neighbour) });
+    let alice = with(alice, Options { server: Some(line.url()), ..hiding_behind(neighbour) });
     let refused = alice.look_up(alice.user()).await.expect_err("it says that it does not");
     let expected = HomeserverError::NoRelay(neighbour.domain().clone());
     assert!(matches!(&refused, Error::Homeserver(found) if *found == expected), "{refused}");

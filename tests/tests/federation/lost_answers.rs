@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use postern_client::{Client, Error, Options};
-use postern_tests_kit::{BadLine, Neighbours};
+use postern_client::{Error, Options};
+use postern_tests_kit::{BadLine, Neighbours, with};
 
 /// The client's own attempts at one request.
 const ALL_ATTEMPTS: usize = 4;
@@ -27,10 +27,8 @@ async fn each_step_of_the_way_to_another_homeserver_may_lose_its_answer() {
         for times in [1, ALL_ATTEMPTS] {
             // Somebody that knows nothing of the other domain yet.
             let alice = home.person(&format!("alice-{place}-{times}")).await;
-            let directory = alice.directory().to_owned();
-            drop(alice);
             let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
-            let alice = Client::builder(directory).options(options).open().expect("it was closed");
+            let alice = with(alice, options);
             let work = async || {
                 let found = alice.look_up(bob.user()).await?;
                 alice.receive(Duration::ZERO).await?;

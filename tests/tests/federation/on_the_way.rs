@@ -6,9 +6,9 @@ use std::time::Duration;
 use postern_client::{Change, Client, Error, Event, Group, Options};
 use postern_protocol::{
     ds::{GroupId, MAX_PAST_EPOCHS},
-    problem::{MEDIA_TYPE, Problem, ProblemType},
+    problem::ProblemType,
 };
-use postern_tests_kit::{BadLine, Neighbours, Weather, befriend, eventually, joined};
+use postern_tests_kit::{BadLine, Neighbours, Weather, befriend, eventually, joined, with};
 
 use crate::groups::operate;
 
@@ -275,17 +275,9 @@ async fn a_member_elsewhere_that_gets_no_token_does_not_take_itself_for_removed_
     let home = &across.neighbours[1];
     let url = home.url_of(home.server());
     let line = BadLine::to(url.trim_start_matches("http://").parse().expect("it is an address")).await;
-    let directory = bob.directory().to_owned();
-    drop(bob);
-    let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
-    let bob = Client::builder(directory).options(options).open().expect("it was closed");
+    let bob = with(bob, Options { server: Some(line.url()), durable: false, ..Options::default() });
     let his = across.of(&bob);
-    let problem = Problem::new(ProblemType::NotAllowed).to_json();
-    let head = format!(
-        "HTTP/1.1 403 Forbidden\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {}\r\n\r\n",
-        problem.len()
-    );
-    let refusal = [head.as_bytes(), problem.as_slice()].concat();
+    let refusal = BadLine::refusal(ProblemType::NotAllowed);
     line.answer("POST /relay/a.example/token-request", usize::MAX, &refusal);
 
     // Each text costs a token of a.example.

@@ -9,22 +9,16 @@ use postern_protocol::{
     federation::{DESCRIPTION_PATH, Description, DescriptionError},
     key::SigningKey,
     name::{Domain, UserName},
-    problem::{Problem, ProblemType},
+    problem::ProblemType,
     qs::QueueKind,
     token::{DIRECTORY_PATH, TOKEN_TYPE},
 };
-use postern_tests_kit::{BadLine, Neighbours, PATIENCE, World, eventually, now};
+use postern_tests_kit::{BadLine, Neighbours, PATIENCE, World, eventually, now, with};
 
 /// Somebody that decides on requests in person.
 async fn shy(world: &World, name: &str) -> Client {
     let client = world.person(name).await;
-    reopened(client, Options { durable: false, record_deliveries: true, ..Options::default() })
-}
-
-fn reopened(client: Client, options: Options) -> Client {
-    let directory = client.directory().to_owned();
-    drop(client);
-    Client::builder(directory).options(options).open().unwrap()
+    with(client, Options { durable: false, record_deliveries: true, ..Options::default() })
 }
 
 async fn until(client: &Client, what: impl Fn(&Event) -> bool) -> Vec<Event> {
@@ -236,7 +230,7 @@ async fn tell_of_a_relay_that_lied(hides_itself: bool) {
         line.rewrite(DESCRIPTION_PATH, |_| b"{}".to_vec());
     }
     let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
-    let alice = reopened(alice, options);
+    let alice = with(alice, options);
     // Her homeserver knows the other one, and makes a key up for her.
     let carol = shy(home, "carol").await;
     carol.look_up(bob.user()).await.unwrap();
@@ -290,7 +284,7 @@ impl Hiding {
         alice.wallet().fetch(100).await.expect("the homeserver issues tokens");
         alice.look_up(bob.user()).await.unwrap();
         let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
-        let alice = reopened(alice, options);
+        let alice = with(alice, options);
         Self { neighbours, line, alice }
     }
 
@@ -360,14 +354,11 @@ async fn a_homeserver_that_is_away_for_its_description_and_its_issuers_keys_is_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_keeps_a_neighbour_from_being_asked_for_the_issuers_keys_is_told_of_after_a_day() {
-    let problem = Problem::new(ProblemType::NotAllowed).to_json();
-    let head = format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n", problem.len());
-    let refusal = [head.into_bytes(), problem].concat();
     // Not the requests for tokens, whose path goes on.
     tell_of_a_homeserver_that_hides(
         ISSUER_KEYS_ELSEWHERE,
         "POST /relay/b.example ",
-        Some(refusal.as_slice()),
+        Some(&BadLine::refusal(ProblemType::NotAllowed)),
     )
     .await;
 }
@@ -473,7 +464,7 @@ async fn shows_keys_to_alice(keeps_back: bool) -> bool {
         });
     }
     let options = Options { server: Some(line.url()), durable: false, ..Options::default() };
-    let alice = reopened(alice, options);
+    let alice = with(alice, options);
     alice.look_up(bob.user()).await.unwrap();
     let events = alice.sync(Duration::ZERO).await.unwrap();
     let differ = |event: &Event| matches!(event, Event::KeysDiffer { keys } if keys.contains("as b.example sees them"));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use postern_client::{Client, Error, Event, Options};
 use postern_protocol::ds::GroupId;
-use postern_tests_kit::{Neighbours, PATIENCE, Weather, befriend, eventually, joined};
+use postern_tests_kit::{Neighbours, PATIENCE, Weather, befriend, eventually, joined, with};
 
 use crate::groups::operate;
 
@@ -27,11 +27,9 @@ async fn three(neighbours: &Neighbours) -> ([Client; 3], GroupId) {
 
 /// The same person, who commits at once what others proposed.
 fn eager(client: Client) -> Client {
-    let directory = client.directory().to_owned();
-    drop(client);
     let options = Options { accept_contacts: true, durable: false, ..Options::default() };
     let options = Options { commit_within: Duration::ZERO, ..options };
-    Client::builder(directory).options(options).open().expect("it was closed")
+    with(client, options)
 }
 
 /// Members, as a person knows them: only those that their AS vouches for.

@@ -574,13 +574,7 @@ async fn commits_that_hang_and_a_standby_in_the_primarys_place_are_told_and_peop
 
     // The primary's place is the standby's, by mistake.
     lead_to(&places.at("s"));
-    let end =
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'postern_server'";
-    // A session may have begun just before.
-    eventually("no session leads to the primary", async || {
-        (world.value::<i64>(end).await == 0).then_some(())
-    })
-    .await;
+    world.end_sessions().await;
     let takes_none = "the database is a standby, and takes no changes";
     assert_told(&server, &mut talk, &views, takes_none, "this database is a standby itself").await;
     let refused = Server::builder(&world.cluster).database(&url).try_start().await.err().expect("it ends");

@@ -99,13 +99,6 @@ async fn a_server_takes_a_new_certificate_over_and_goes_on_with_the_old_one_if_t
     health(&client(&second, address).build().unwrap(), address).await.expect("it goes on");
 }
 
-/// The value of a metric.
-async fn metric(server: &Server, name: &str) -> f64 {
-    let text = server.metrics().await;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}"))
-}
-
 #[tokio::test]
 async fn a_renewal_that_went_wrong_is_told_and_the_certificate_before_serves_to_its_end() {
     let cluster = Cluster::start().await;
@@ -131,8 +124,8 @@ async fn a_renewal_that_went_wrong_is_told_and_the_certificate_before_serves_to_
         let output = status.output().await.expect("postern runs");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let end = metric(&server, "postern_certificate_end_timestamp_seconds").await;
-    assert_eq!(metric(&server, "postern_certificate_current").await, 1.0);
+    let end = server.metric("postern_certificate_end_timestamp_seconds").await;
+    assert_eq!(server.metric("postern_certificate_current").await, 1.0);
     let other = authority.certify(&[HOME]);
     let pair = |certificate: &Certificate, key: &Certificate| Certificate {
         certificate: certificate.certificate.clone(),
@@ -150,11 +143,9 @@ async fn a_renewal_that_went_wrong_is_told_and_the_certificate_before_serves_to_
         }
         // It looks by itself every five seconds.
         server.signal(Signal::SIGHUP);
-        eventually(what, async || {
-            (metric(&server, "postern_certificate_current").await == 0.0).then_some(())
-        })
-        .await;
-        assert_eq!(metric(&server, "postern_certificate_end_timestamp_seconds").await, end, "{what}");
+        eventually(what, async || (server.metric("postern_certificate_current").await == 0.0).then_some(()))
+            .await;
+        assert_eq!(server.metric("postern_certificate_end_timestamp_seconds").await, end, "{what}");
         let newcomer = client(&authority, address).build().unwrap();
         health(&newcomer, address).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         let (code, text) = status().await;
@@ -169,15 +160,13 @@ async fn a_renewal_that_went_wrong_is_told_and_the_certificate_before_serves_to_
         // Once it is mended, all is well.
         first.replace(&files);
         server.signal(Signal::SIGHUP);
-        eventually(what, async || {
-            (metric(&server, "postern_certificate_current").await == 1.0).then_some(())
-        })
-        .await;
+        eventually(what, async || (server.metric("postern_certificate_current").await == 1.0).then_some(()))
+            .await;
         assert!(status().await.1.contains("ok       certificate: the one for home.example"), "{what}");
     }
     other.replace(&files);
     eventually("a good one is taken over", async || {
-        (metric(&server, "postern_certificate_end_timestamp_seconds").await > end).then_some(())
+        (server.metric("postern_certificate_end_timestamp_seconds").await > end).then_some(())
     })
     .await;
 }
@@ -188,13 +177,13 @@ async fn a_certificate_for_another_name_is_renewed_by_one_for_another_name() {
     let authority = Authority::new();
     let files = authority.certify_for_days(&["other.example"], 40);
     let server = Server::builder(&cluster).tls(&files).metrics().start().await;
-    let end = metric(&server, "postern_certificate_end_timestamp_seconds").await;
+    let end = server.metric("postern_certificate_end_timestamp_seconds").await;
     // What is served is no better.
     authority.certify(&["another.example"]).replace(&files);
     server.signal(Signal::SIGHUP);
     eventually("it is taken over", async || {
-        let is_current = metric(&server, "postern_certificate_current").await == 1.0;
-        let new_end = metric(&server, "postern_certificate_end_timestamp_seconds").await;
+        let is_current = server.metric("postern_certificate_current").await == 1.0;
+        let new_end = server.metric("postern_certificate_end_timestamp_seconds").await;
         (is_current && new_end > end).then_some(())
     })
     .await;

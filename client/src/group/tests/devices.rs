@@ -48,9 +48,7 @@ fn another_device_of_a_plain_member_comes_in_by_itself_as_the_same_user() {
         assert_eq!(other.members(&id).len(), 4);
     }
     assert!(tablet.events().iter().any(|event| matches!(event, Event::Joined { .. })));
-    let pseudonym =
-        |it: &Person| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
-    assert_eq!(pseudonym(&tablet), pseudonym(&bob));
+    assert_eq!(tablet.pseudonym(&id), bob.pseudonym(&id));
     assert_eq!(tablet.store.read(|tx| crate::group::title(tx, &id)).unwrap(), "climbing");
     // It says who it is, and is known by that.
     let present = tablet.send(&id);

@@ -43,8 +43,7 @@ fn is_removed(mallory: &Person, alice: &Person, others: &[&Person], id: &GroupId
 /// Alice adds Mallory again, and makes her an admin.
 fn is_back(mallory: &Person, alice: &Person, others: &[&Person], id: &GroupId) {
     let addition = alice.add(id, &[mallory]);
-    let admins = [alice, mallory]
-        .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, id)?).pseudonym)).unwrap());
+    let admins = [alice, mallory].map(|it| it.pseudonym(id));
     let naming = alice.stage(id, &Change::Admins(admins.to_vec()));
     alice.confirm(id);
     for other in others {
@@ -76,7 +75,7 @@ fn who_was_out_meanwhile_puts_nobody_out_at_once_who_came_with_a_removed_devices
     is_removed(&mallory, &alice, &[&bob, &tablet], &id);
     hears_of_removal(&mallory, &tablet);
     // The holder of the tablet had seen Carol's KeyPackage, and let the tablet be added with its pseudonym.
-    let pseudonym = tablet.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let pseudonym = tablet.pseudonym(&id);
     tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
     let leaving = tablet.outstanding(&id).unwrap().message;
     let carol = person("carol", &issuer);
@@ -164,7 +163,7 @@ fn of_a_group_that_nobody_commits_in_all_is_remembered() {
         ["former_leaves", "outcasts"].map(|table| count(&alice, table))
     };
     assert_eq!(a_quarter_passes(), [0, 1]);
-    let user = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let user = bob.pseudonym(&id);
     let gone = [(PublicKey::new(rand::random()), user)];
     alice.store.write(|tx| places::follow(tx, &GroupState::load(tx, &id)?, &gone)).unwrap();
     assert_eq!(a_quarter_passes(), [1, 1]);
@@ -174,7 +173,7 @@ fn of_a_group_that_nobody_commits_in_all_is_remembered() {
 fn of_the_leaves_that_went_devices_are_remembered_before_others() {
     let Trio { issuer, alice, bob, id, .. } = Trio::with_bob();
     alice.knows(&[&bob]);
-    let user = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let user = bob.pseudonym(&id);
     let go = |leaf_keys: &[PublicKey]| {
         let leaves: Vec<_> = leaf_keys.iter().map(|leaf_key| (*leaf_key, user)).collect();
         alice.store.write(|tx| places::follow(tx, &GroupState::load(tx, &id)?, &leaves)).unwrap();

@@ -190,7 +190,7 @@ fn a_group_that_refuses_a_key_package_leaves_those_that_other_groups_can_use() {
     let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
     let other = alice.create();
     [&id, &other].into_iter().for_each(|group| invite(&alice, group, &[&carol]));
-    let taken = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let taken = bob.pseudonym(&id);
     let other_place = carol.offer_as(taken, &alice);
     let [refused, good] = [(); 2].map(|()| carol.offer_to(&alice));
     let adds = |group: &GroupId| {
@@ -227,7 +227,7 @@ fn would_add(inviter: &Person, id: &GroupId, alone: &Person) -> (Vec<bool>, [Vec
 #[test]
 fn of_the_key_packages_at_hand_one_serves_whose_pseudonym_is_free() {
     let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
-    let taken = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let taken = bob.pseudonym(&id);
     invite(&alice, &id, &[&carol]);
     carol.offer_as(taken, &alice);
     assert_eq!(would_add(&alice, &id, &carol), (vec![false], [vec![], vec![]]));
@@ -238,9 +238,8 @@ fn of_the_key_packages_at_hand_one_serves_whose_pseudonym_is_free() {
 #[test]
 fn nobody_comes_in_by_the_pseudonym_of_an_admin_who_left() {
     let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
-    let of = |it: &Person| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
-    let bobs = of(&bob);
-    let naming = alice.stage(&id, &Change::Admins(vec![of(&alice), bobs]));
+    let bobs = bob.pseudonym(&id);
+    let naming = alice.stage(&id, &Change::Admins(vec![alice.pseudonym(&id), bobs]));
     alice.confirm(&id);
     bob.receive(&naming.message).unwrap();
     bob.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
@@ -257,7 +256,7 @@ fn nobody_comes_in_by_the_pseudonym_of_an_admin_who_left() {
 #[tokio::test]
 async fn who_cannot_follow_a_group_withdraws_no_invitation_into_it() {
     let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
-    let taken = bob.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let taken = bob.pseudonym(&id);
     invite(&alice, &id, &[&carol]);
     carol.offer_as(taken, &alice);
     let session = alice.session();

@@ -217,6 +217,10 @@ impl Person {
         self.store.read(|tx| Ok(GroupState::load(tx, id)?.leaf.public_key())).unwrap()
     }
 
+    fn pseudonym(&self, id: &GroupId) -> Pseudonym {
+        self.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, id)?).pseudonym)).unwrap()
+    }
+
     /// The lookups that this person made confirmed whose clients these are.
     fn knows(&self, others: &[&Person]) {
         self.store

@@ -116,10 +116,8 @@ fn a_newcomer_takes_title_and_key_from_admins_only() {
 #[test]
 fn a_title_of_the_last_number_is_replaced_in_the_next_epoch() {
     let Trio { alice, bob, carol, id, .. } = Trio::with_all();
-    let pseudonym =
-        |of: &Person| of.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
     let title = |of: &Person| of.store.read(|tx| crate::group::title(tx, &id)).unwrap();
-    let naming = alice.stage(&id, &Change::Admins(vec![pseudonym(&alice), pseudonym(&bob)]));
+    let naming = alice.stage(&id, &Change::Admins(vec![alice.pseudonym(&id), bob.pseudonym(&id)]));
     alice.confirm(&id);
     for other in [&bob, &carol] {
         other.receive(&naming.message).unwrap();
@@ -187,8 +185,7 @@ fn a_name_that_was_not_confirmed_names_nobody_to_be_removed() {
 fn two_admins_that_rename_at_once_end_with_one_title_everywhere() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
-    let of = |it: &Person| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
-    let naming = alice.stage(&id, &Change::Admins(vec![of(&alice), of(&bob)]));
+    let naming = alice.stage(&id, &Change::Admins(vec![alice.pseudonym(&id), bob.pseudonym(&id)]));
     alice.confirm(&id);
     for other in [&bob, &mallory] {
         other.receive(&naming.message).unwrap();

@@ -303,8 +303,7 @@ fn who_is_no_admin_puts_nobody_out() {
         || bob.store.read(|tx| crate::group::has_suspects(tx, &GroupState::load(tx, &id)?)).unwrap();
     assert_eq!(to_cast_out(&bob, &id), []);
     assert!(!has_suspects(), "he asks nobody about them");
-    let of = |it: &Person| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
-    let naming = alice.stage(&id, &Change::Admins(vec![of(&alice), of(&bob)]));
+    let naming = alice.stage(&id, &Change::Admins(vec![alice.pseudonym(&id), bob.pseudonym(&id)]));
     alice.confirm(&id);
     for other in [&bob, &mallory] {
         other.receive(&naming.message).unwrap();

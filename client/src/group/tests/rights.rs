@@ -55,7 +55,7 @@ fn of_two_who_are_invited_as_one_user_one_comes_in() {
 #[test]
 fn nobody_is_invited_in_as_a_device_of_who_invites() {
     let Trio { alice, carol, id, .. } = Trio::with_bob();
-    let alices = alice.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let alices = alice.pseudonym(&id);
     alice.knows(&[&carol]);
     let client_key = carol.account().client_key().public_key();
     carol.offer_as(alices, &alice);
@@ -192,7 +192,7 @@ fn proposals_that_the_server_should_not_have_let_pass_are_neither_kept_nor_commi
     bob.receive(&commit.message).unwrap();
     assert_eq!(alice.members(&id).len(), 3);
     let admins = bob.store.read(|tx| GroupState::load(tx, &id)?.admins()).unwrap();
-    assert_eq!(admins, [alice.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap()]);
+    assert_eq!(admins, [alice.pseudonym(&id)]);
 }
 
 #[test]
@@ -286,8 +286,7 @@ fn kept(person: &Person) -> i64 {
 fn who_comes_back_takes_a_device_that_its_user_let_in_and_whose_commit_came() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
-    let [alices, mallorys] = [&alice, &mallory]
-        .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap());
+    let [alices, mallorys] = [&alice, &mallory].map(|it| it.pseudonym(&id));
     for (place, received, are_many, is_proved) in [
         (mallorys, 2, false, true),
         // So many that they are not kept themselves.
@@ -332,7 +331,7 @@ fn who_comes_back_takes_a_device_that_its_user_let_in_and_whose_commit_came() {
 fn of_all_groups_together_so_much_is_kept_at_most_and_what_it_proves_stays() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
-    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let mallorys = mallory.pseudonym(&id);
     let (commits, current) = unfollowable(&mallory, &id, mallorys);
     bob.receive(&commits[0]).unwrap_err();
     let keep = |group: &GroupId, kibibytes: i64| {
@@ -360,7 +359,7 @@ fn of_all_groups_together_so_much_is_kept_at_most_and_what_it_proves_stays() {
 fn of_all_groups_together_so_many_messages_are_kept_at_most() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
-    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let mallorys = mallory.pseudonym(&id);
     let (commits, _) = unfollowable(&mallory, &id, mallorys);
     let keep = |group: &GroupId, messages: i64, bytes: i64| {
         let sql = "WITH RECURSIVE numbers (number) AS
@@ -386,7 +385,7 @@ fn of_all_groups_together_so_many_messages_are_kept_at_most() {
 fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_group() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
-    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let mallorys = mallory.pseudonym(&id);
     for (is_one_lost, came_before, are_many, was_restored) in [
         (false, false, false, false),
         (false, true, false, false),
@@ -440,7 +439,7 @@ fn who_comes_back_too_late_takes_what_was_let_in_since_the_server_showed_the_gro
 fn what_follows_an_own_commit_whose_answer_was_lost_proves_who_was_let_in() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
-    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let mallorys = mallory.pseudonym(&id);
     let own = bob.stage(&id, &Change::Update);
     mallory.receive(&own.message).unwrap();
     let (commits, current) = unfollowable(&mallory, &id, mallorys);
@@ -456,7 +455,7 @@ fn what_follows_an_own_commit_whose_answer_was_lost_proves_who_was_let_in() {
 fn what_proves_who_was_let_in_stays_where_the_group_cannot_be_looked_at_as_the_server_shows_it() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
-    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let mallorys = mallory.pseudonym(&id);
     let (commits, current) = unfollowable(&mallory, &id, mallorys);
     bob.receive(&commits[0]).unwrap_err();
     // A tree with a leaf whose KeyPackage has ended cannot be looked at, either.
@@ -517,7 +516,7 @@ fn a_proposal_that_cannot_be_followed_is_known_when_a_commit_takes_it_however_ma
 fn what_had_no_effect_is_forgotten_with_an_own_commit_unless_the_group_cannot_be_followed() {
     let issuer = SigningKey::generate();
     let ([_, bob, mallory], id) = three(&issuer);
-    let mallorys = mallory.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap();
+    let mallorys = mallory.pseudonym(&id);
     let proposal = mallory
         .copy()
         .store
@@ -566,9 +565,7 @@ fn an_admin_names_another_and_then_may_go() {
     let ([alice, bob, mallory], id) = three(&issuer);
     let load = |person: &Person| person.store.read(|tx| GroupState::load(tx, &id)?.is_last_admin()).unwrap();
     assert!(load(&alice));
-    let admins: Vec<_> = [&alice, &bob]
-        .map(|it| it.store.read(|tx| Ok(own_leaf(&GroupState::load(tx, &id)?).pseudonym)).unwrap())
-        .to_vec();
+    let admins = [&alice, &bob].map(|it| it.pseudonym(&id)).to_vec();
     let naming = alice.stage(&id, &Change::Admins(admins.clone()));
     alice.confirm(&id);
     for other in [&bob, &mallory] {

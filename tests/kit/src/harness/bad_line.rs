@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use postern_protocol::problem::{MEDIA_TYPE, Problem, ProblemType};
 use tokio::{
     io::AsyncWriteExt,
     net::{
@@ -91,6 +92,15 @@ impl BadLine {
     pub fn answer(&self, named: &str, times: usize, answer: &[u8]) {
         let instead = Some(answer.to_vec());
         self.rule(Rule { named: named.to_owned(), spared: 0, times, bytes: usize::MAX, instead });
+    }
+
+    /// The answer to a request that a server refuses.
+    pub fn refusal(kind: ProblemType) -> Vec<u8> {
+        let (status, problem) = (kind.status(), Problem::new(kind).to_json());
+        let length = problem.len();
+        let head =
+            format!("HTTP/1.1 {status}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {length}\r\n\r\n");
+        [head.into_bytes(), problem].concat()
     }
 
     /// Changes the bodies of all answers to requests whose head contains `named`, as a server would that lies,

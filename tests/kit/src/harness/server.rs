@@ -105,6 +105,13 @@ impl Server {
         answer.text().await.expect("it is text")
     }
 
+    /// The value of a series of its metrics: `name{labels}` as it is written.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.metrics().await;
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {series} in\n{text}"))
+    }
+
     /// The server's log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

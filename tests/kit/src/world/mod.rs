@@ -31,7 +31,7 @@ use crate::{
 };
 
 pub use neighbours::{Neighbours, NeighboursBuilder};
-pub use people::{befriend, joined};
+pub use people::{befriend, joined, with};
 pub use snapshot::Snapshot;
 
 /// Time for which a connection is kept that has no request: less than servers keep it.
@@ -356,6 +356,15 @@ impl World {
     /// Connects as a superuser again, once PostgreSQL takes sessions.
     pub async fn reconnect(&mut self) {
         self.admin = eventually("the database has recovered", async || self.cluster.try_admin().await).await;
+    }
+
+    /// Ends the sessions of servers until there is none, in a test that lets no other one begin.
+    pub async fn end_sessions(&self) {
+        let end =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'postern_server'";
+        // A session may have begun just before.
+        eventually("no server has a session", async || (self.value::<i64>(end).await == 0).then_some(()))
+            .await;
     }
 
     /// The user whose tokens pay for requests here.

@@ -68,6 +68,13 @@ impl World {
     }
 }
 
+/// The same device, as it acts with these options: it is closed and opened again.
+pub fn with(client: Client, options: Options) -> Client {
+    let directory = client.directory().to_owned();
+    drop(client);
+    Client::builder(directory).options(options).open().expect("it was closed")
+}
+
 /// Alice has a group with Bob's devices: he was asked, and one device answered.
 pub async fn befriend(alice: &Client, bob: &Client, group: &GroupId) {
     alice.group_with_id(group).invite(bob.user()).await.expect("he can be invited");

@@ -14,18 +14,11 @@ use postern_protocol::{
     name::UserName,
     qs::{QueueKind, QueuePayload},
 };
-use postern_tests_kit::{PATIENCE, World, depositing};
+use postern_tests_kit::{PATIENCE, World, depositing, with};
 
 /// Somebody that decides on requests in person.
 fn shy() -> Options {
     Options { durable: false, record_deliveries: true, ..Options::default() }
-}
-
-/// The same client, acting otherwise.
-fn with(client: Client, options: Options) -> Client {
-    let directory = client.directory().to_owned();
-    drop(client);
-    Client::builder(directory).options(options).open().unwrap()
 }
 
 async fn shy_person(world: &World, name: &str) -> Client {

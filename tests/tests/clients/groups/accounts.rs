@@ -12,6 +12,8 @@ use postern_tests_kit::{PATIENCE, World, now};
 
 use super::{group_of_three, patient, receive, with};
 
+const DAY: u64 = 24 * 60 * 60;
+
 #[tokio::test]
 async fn members_hear_in_their_groups_of_another_name_of_a_reset_and_of_an_end() {
     let world = World::builder().pushing().start().await;
@@ -47,7 +49,7 @@ async fn members_hear_in_their_groups_of_another_name_of_a_reset_and_of_an_end()
             let events = client.sync(Duration::ZERO).await.unwrap();
             assert!(!events.iter().any(gone), "he may begin anew: {events:?}");
         }
-        client.pass_time_for_gone_members(2 * 24 * 60 * 60).unwrap();
+        client.pass_time_for_gone_members(2 * DAY).unwrap();
         let events = client.sync_until(PATIENCE, gone).await.unwrap();
         assert_eq!(events.iter().filter(|event| gone(event)).count(), 1, "{}: {events:?}", client.user());
     }
@@ -61,8 +63,6 @@ async fn members_hear_in_their_groups_of_another_name_of_a_reset_and_of_an_end()
     let events = alice.sync_until(PATIENCE, reset).await.unwrap();
     assert_eq!(events.iter().filter(|event| reset(event)).count(), 1, "{events:?}");
 }
-
-const DAY: u64 = 24 * 60 * 60;
 
 /// The AS knows nobody of the name for a while, and no member takes that for the end of the account (AS-8, AS-11).
 #[tokio::test]

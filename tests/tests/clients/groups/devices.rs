@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use postern_client::{Client, Error, Event, Options};
-use postern_protocol::{
-    ds::GroupId,
-    problem::{MEDIA_TYPE, Problem, ProblemType},
-};
+use postern_protocol::{ds::GroupId, problem::ProblemType};
 use postern_tests_kit::{BadLine, PATIENCE, World, befriend, eventually, joined};
 
 use super::{group_of_three, hears, names, patient, receive, with};
@@ -87,17 +84,24 @@ async fn assert_each_with_one_device(clients: [&Client; 3], group: &GroupId) {
     }
 }
 
+/// A tablet of Bob's that came into the group. He, Alice and Carol have seen it there.
+async fn with_tablet(world: &World, clients: [&Client; 3], group: &GroupId) -> Client {
+    let [bob, ..] = clients;
+    let tablet = world.device(bob, "tablet").await;
+    receive(bob).await;
+    joined(&tablet, 1).await;
+    for client in clients {
+        receive(client).await;
+        assert_eq!(client.group_with_id(group).members().unwrap().len(), 4);
+    }
+    tablet
+}
+
 #[tokio::test]
 async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
     let world = World::builder().pushing().start().await;
     let ([alice, bob, carol], group) = group_of_three(&world).await;
-    let tablet = world.device(&bob, "tablet").await;
-    receive(&bob).await;
-    joined(&tablet, 1).await;
-    for client in [&bob, &alice, &carol] {
-        receive(client).await;
-        assert_eq!(client.group_with_id(&group).members().unwrap().len(), 4);
-    }
+    let tablet = with_tablet(&world, [&bob, &alice, &carol], &group).await;
     // It cannot take a key under which nobody knows whose it is.
     receive(&tablet).await;
     let renewal = tablet.group_with_id(&group).with_another_key().unwrap();
@@ -124,19 +128,9 @@ async fn a_removed_device_that_the_server_refuses_to_remove_goes_as_soon_as_it_d
     let line = BadLine::to(world.server().address()).await;
     let ([alice, bob, carol], group) = group_of_three(&world).await;
     let bob = with(bob, Options { server: Some(line.url()), ..patient() });
-    let tablet = world.device(&bob, "tablet").await;
-    receive(&bob).await;
-    joined(&tablet, 1).await;
-    for client in [&bob, &alice, &carol] {
-        receive(client).await;
-        assert_eq!(client.group_with_id(&group).members().unwrap().len(), 4);
-    }
-    let problem = Problem::new(ProblemType::PolicyViolation).to_json();
-    let length = problem.len();
-    let head =
-        format!("HTTP/1.1 403 Forbidden\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {length}\r\n\r\n");
+    let tablet = with_tablet(&world, [&bob, &alice, &carol], &group).await;
     let path = format!("POST /ds/groups/{}/messages", group.to_base64url());
-    line.answer(&path, usize::MAX, &[head.as_bytes(), &problem].concat());
+    line.answer(&path, usize::MAX, &BadLine::refusal(ProblemType::PolicyViolation));
     bob.remove_device(&tablet.client_key()).await.unwrap();
     let refused = |event: &Event| matches!(event, Event::NotShutOut { .. });
     let events = bob.sync_until(PATIENCE, refused).await.unwrap();

@@ -10,14 +10,7 @@ use std::time::Duration;
 
 use postern_client::{Client, Event, Options};
 use postern_protocol::ds::GroupId;
-use postern_tests_kit::{PATIENCE, World, befriend, joined};
-
-/// The same device, as it acts with these options.
-fn with(client: Client, options: Options) -> Client {
-    let directory = client.directory().to_owned();
-    drop(client);
-    Client::builder(directory).options(options).open().unwrap()
-}
+use postern_tests_kit::{PATIENCE, World, befriend, joined, with};
 
 fn eager() -> Options {
     Options { accept_contacts: true, durable: false, commit_within: Duration::ZERO, ..Options::default() }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use postern_client::{Client, Error, Event, Options};
-use postern_protocol::ds::GroupIdReserved;
+use postern_protocol::ds::{GroupId, GroupIdReserved};
 use postern_tests_kit::{Call, PATIENCE, World, eventually, joined};
 
 use super::{eager, group_of_three, hears, names, patient, receive, with};
@@ -152,6 +152,20 @@ async fn a_device_in_use_renews_the_addresses_that_it_keeps_though_nobody_writes
     hears(&bob, "are you there?").await;
 }
 
+/// Deletes the address that a member has in the group, one that no KeyPackage has. The other one knows of it.
+async fn loses_its_address(world: &World, member: &Client, other: &Client, group: &GroupId) {
+    let lookups = async || -> BTreeSet<Vec<u8>> {
+        let rows = world.admin.query("SELECT lookup FROM qs.addresses", &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    let before = lookups().await;
+    member.group_with_id(group).renew_address().await.unwrap();
+    receive(other).await;
+    let address = lookups().await.difference(&before).next().unwrap().clone();
+    let gone = world.admin.execute("DELETE FROM qs.addresses WHERE lookup = $1", &[&address]).await.unwrap();
+    assert_eq!(gone, 1);
+}
+
 #[tokio::test]
 async fn who_is_to_be_removed_and_is_still_here_comes_back_with_another_address() {
     let world = World::builder().pushing().start().await;
@@ -159,17 +173,8 @@ async fn who_is_to_be_removed_and_is_still_here_comes_back_with_another_address(
     let fast = Options { return_after: Duration::ZERO, ..patient() };
     let (alice, bob) = (with(alice, fast.clone()), with(bob, fast));
     receive(&alice).await;
-    let lookups = async || -> BTreeSet<Vec<u8>> {
-        let rows = world.admin.query("SELECT lookup FROM qs.addresses", &[]).await.unwrap();
-        rows.iter().map(|row| row.get(0)).collect()
-    };
-    let before = lookups().await;
-    bob.group_with_id(&group).renew_address().await.unwrap();
-    receive(&alice).await;
-    let address = lookups().await.difference(&before).next().unwrap().clone();
-    // The address that Bob has in the group goes, which the DS sees when it delivers: it proposes to remove him.
-    let gone = world.admin.execute("DELETE FROM qs.addresses WHERE lookup = $1", &[&address]).await.unwrap();
-    assert_eq!(gone, 1);
+    // The DS sees that when it delivers: it proposes to remove him.
+    loses_its_address(&world, &bob, &alice, &group).await;
     let revision = async || -> i32 {
         world.admin.query_one("SELECT revision FROM ds.groups", &[]).await.unwrap().get("revision")
     };
@@ -219,16 +224,7 @@ async fn an_admin_gives_an_old_group_the_key_with_which_the_server_proposes_now(
 
     // With the old one, which is revoked, the server could not propose that Carol goes, who has no mailbox any more.
     let alice = with(alice, patient());
-    let lookups = async || -> BTreeSet<Vec<u8>> {
-        let rows = world.admin.query("SELECT lookup FROM qs.addresses", &[]).await.unwrap();
-        rows.iter().map(|row| row.get(0)).collect()
-    };
-    let before = lookups().await;
-    of(&carol).renew_address().await.unwrap();
-    receive(&alice).await;
-    let address = lookups().await.difference(&before).next().unwrap().clone();
-    let gone = world.admin.execute("DELETE FROM qs.addresses WHERE lookup = $1", &[&address]).await.unwrap();
-    assert_eq!(gone, 1);
+    loses_its_address(&world, &carol, &alice, &group).await;
     of(&alice).send("where are you?").await.unwrap();
     eventually("her removal is proposed", async || {
         let sql = "SELECT revision FROM ds.groups";

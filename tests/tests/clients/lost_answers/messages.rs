@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use postern_client::{Client, Error, Event, Options};
+use postern_client::{Error, Event, Options};
 use postern_protocol::problem::ProblemType;
-use postern_tests_kit::{PATIENCE, joined};
+use postern_tests_kit::{PATIENCE, joined, with};
 
 use super::{ALL_ATTEMPTS, Scene, options, restart, texts};
 
@@ -69,10 +69,7 @@ async fn what_was_read_before_the_server_went_away_is_told() {
 #[tokio::test]
 async fn no_more_is_kept_than_there_is_room_for_and_the_sender_is_told() {
     let Scene { world: _world, line, alice, bob: _, group } = Scene::start().await;
-    let directory = alice.directory().to_owned();
-    drop(alice);
-    let options = Options { unsent_messages: 2, ..options() };
-    let alice = Client::builder(directory).options(options).open().unwrap();
+    let alice = with(alice, Options { unsent_messages: 2, ..options() });
     line.go_away();
     let group = alice.group_with_id(&group);
     for text in ["1", "2"] {

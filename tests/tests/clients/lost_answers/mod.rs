@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use postern_client::{Client, Error, Event, Group, Options, RecoveryKey};
 use postern_protocol::ds::GroupId;
-use postern_tests_kit::{BadLine, PATIENCE, World, befriend, joined};
+use postern_tests_kit::{BadLine, PATIENCE, World, befriend, joined, with};
 
 /// The client's own attempts at one request.
 const ALL_ATTEMPTS: usize = 4;
@@ -30,9 +30,7 @@ async fn register(world: &World, line: &BadLine, name: &str) -> Result<Client, E
 
 /// The same device after a restart of its program.
 fn restart(client: Client) -> Client {
-    let directory = client.directory().to_owned();
-    drop(client);
-    Client::builder(directory).options(options()).open().unwrap()
+    with(client, options())
 }
 
 /// Somebody whose line may be bad, in a group with somebody whose line is good.

@@ -1,7 +1,7 @@
 //! Registrations whose answers are lost: they are taken up with the same key.
 
 use postern_client::Client;
-use postern_protocol::problem::{Problem, ProblemType};
+use postern_protocol::problem::ProblemType;
 use postern_tests_kit::{BadLine, World};
 
 use super::{ALL_ATTEMPTS, options, register};
@@ -17,9 +17,7 @@ async fn a_registration_whose_answer_was_lost_is_taken_up_with_the_same_key() {
         if times == ALL_ATTEMPTS {
             assert!(first.err().expect("there is no answer").is_passing());
             // The account exists by now. A refusal for now says nothing about the key.
-            let body = Problem::new(ProblemType::TooManyRegistrations).to_json();
-            let head = format!("HTTP/1.1 429 Too Many Requests\r\ncontent-length: {}\r\n\r\n", body.len());
-            line.answer("POST /as/users", 100, &[head.as_bytes(), &body].concat());
+            line.answer("POST /as/users", 100, &BadLine::refusal(ProblemType::TooManyRegistrations));
             let error = register(&world, &line, name).await.err().expect("it is refused for now");
             assert_eq!(error.problem(), Some(ProblemType::TooManyRegistrations));
             line.mend();

@@ -3,18 +3,11 @@
 
 use postern_tests_kit::{Weather, World, eventually};
 
-use super::{
-    Talk,
-    broken::{HOLDER, LARGE},
-    make_due,
-};
+use super::{HOLDER, SETTLE_FIRST, Talk, add_second, broken::LARGE, close_unseen, due_unseen, make_due};
 
 /// Attempts of the first domain's server under which a connection broke.
 async fn broken_attempts(talk: &Talk) -> f64 {
-    const SERIES: &str = "postern_federation_attempts_total{outcome=\"broken\"} ";
-    let text = talk.sender().server().metrics().await;
-    let value = text.lines().find_map(|line| line.strip_prefix(SERIES)?.parse().ok());
-    value.unwrap_or_else(|| panic!("there is no {SERIES}in\n{text}"))
+    talk.sender().server().metric("postern_federation_attempts_total{outcome=\"broken\"}").await
 }
 
 /// The answer to the first question says nothing of a line that is bad from the second request on.
@@ -58,22 +51,13 @@ async fn a_homeserver_is_asked_after_each_break_whether_it_answers_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn breaks_count_anew_behind_what_was_taken_and_in_a_numbering_that_begins_anew() {
     let world = World::start().await;
-    for end in [
-        "c.outcome
-           FROM federation.outgoing_lanes l,
-                federation.compare_lane('b.example', 0::smallint, '\\x00', l.instance, 1, 1,
-                    (SELECT o.id FROM federation.outbox o WHERE o.number = 1)) c",
-        "federation.renew_lane('b.example', 0::smallint)",
-    ] {
+    for end in [SETTLE_FIRST, "SELECT federation.renew_lane('b.example', 0::smallint)"] {
         world.admin.batch_execute("BEGIN").await.unwrap();
         make_due(&world, "'b.example'", 1, "good").await;
-        let more = "INSERT INTO federation.outbox (id, domain, lane, number, sealed, day)
-                    SELECT uuid_send(gen_random_uuid()), 'b.example', 0, 2, m.key_id || '\\x00'::bytea, current_date
-                      FROM operator.master_key m;
-                    UPDATE federation.outgoing_lanes SET waiting = 2, waiting_bytes = 18, next_number = 3;
-                    UPDATE federation.due SET breaks = 4, broken_since = now() - interval '1 hour'";
-        world.admin.batch_execute(more).await.unwrap();
-        world.admin.execute(&format!("SELECT {end}"), &[]).await.unwrap();
+        add_second(&world).await;
+        let broken = "UPDATE federation.due SET breaks = 4, broken_since = now() - interval '1 hour'";
+        world.admin.batch_execute(broken).await.unwrap();
+        world.admin.execute(end, &[]).await.unwrap();
         let breaks: i32 = world.value("SELECT breaks FROM federation.due").await;
         assert_eq!(breaks, 0, "the first one is another one now, or nobody knows it: {end}");
         world.admin.batch_execute("ROLLBACK").await.unwrap();
@@ -84,9 +68,7 @@ async fn breaks_count_anew_behind_what_was_taken_and_in_a_numbering_that_begins_
 /// A clock that was ahead lets no delivery hold its lane up until that time has come.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_break_was_now_at_the_latest() {
-    let world = World::start().await;
-    world.admin.batch_execute("BEGIN").await.unwrap();
-    make_due(&world, "'b.example'", 1, "good").await;
+    let world = due_unseen("'b.example'", 1, "good").await;
     for (before, is_now) in [("now() + interval '1 day'", true), ("now() - interval '1 minute'", false)] {
         let broken = format!(
             "UPDATE federation.due SET holder = {HOLDER}, breaks = 1, broken_since = {before};
@@ -98,8 +80,7 @@ async fn the_first_break_was_now_at_the_latest() {
         );
         assert!(world.value::<bool>(&since).await, "{before}");
     }
-    world.admin.batch_execute("ROLLBACK").await.unwrap();
-    world.close();
+    close_unseen(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,11 +10,10 @@ use std::sync::{
 use postern_protocol::MlsMessage;
 use postern_tests_kit::{Group, Weather, World, eventually};
 
-use super::{Talk, close_unseen, due_unseen, heard, make_due};
+use super::{HOLDER, REASONS, Talk, close_unseen, due_unseen, heard, make_due};
 
 /// Bytes of a body beyond which it is a large one here.
 pub(super) const LARGE: usize = 40_000;
-pub(super) const REASONS: &str = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
 
 impl Talk {
     /// Connections break under bodies of more bytes than these, or before the answers to them. Returns the number of these.
@@ -162,8 +161,6 @@ async fn what_was_taken_though_connections_broke_before_the_answers_is_not_set_a
     talk.assert_heard("once").await;
     talk.neighbours.close();
 }
-
-pub(super) const HOLDER: &str = "'\\x01010101010101010101010101010101'";
 
 /// Whether the next claim has connections of its own, and sets its delivery aside if they break once more.
 async fn claim(world: &World) -> Vec<bool> {

@@ -5,11 +5,7 @@ use std::sync::atomic::Ordering;
 
 use postern_tests_kit::{Weather, eventually};
 
-use super::{
-    Talk,
-    broken::{LARGE, REASONS},
-    has, refused_often,
-};
+use super::{REASONS, Talk, broken::LARGE, has, refused_often};
 
 impl Talk {
     /// The sender's database refuses whatever is being settled, which waits for a lock, and no attempt is under way then. The

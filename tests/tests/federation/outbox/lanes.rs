@@ -8,6 +8,17 @@ pub(super) const NO_ATTEMPT: &str = "
     SELECT (SELECT count(*) FROM federation.due)
          = (SELECT count(*) FROM (SELECT d.lane FROM federation.due d WHERE d.holder IS NULL FOR UPDATE SKIP LOCKED) idle)";
 
+/// The holder of a lane in the attempts that tests make themselves, as a literal in SQL.
+pub(super) const HOLDER: &str = "'\\x01010101010101010101010101010101'";
+/// Asks for the reasons why deliveries are set aside, each with their number.
+pub(super) const REASONS: &str = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
+/// Settles the first delivery of b.example's lane, which was taken: the outcome.
+pub(super) const SETTLE_FIRST: &str = "
+    SELECT c.outcome::text
+      FROM federation.outgoing_lanes l,
+           federation.compare_lane('b.example', 0::smallint, '\\x00', l.instance, 1, 1,
+               (SELECT o.id FROM federation.outbox o WHERE o.number = 1)) c";
+
 /// The attempts that began before have ended.
 pub async fn attempts_ended(world: &World) {
     let ended = async || world.value::<bool>(NO_ATTEMPT).await.then_some(());
@@ -33,6 +44,15 @@ pub async fn make_due(world: &World, domain: &str, number: usize, standing: &str
            FROM generate_series(1, {number}) n;"
     );
     world.admin.batch_execute(&sql).await.unwrap();
+}
+
+/// A second delivery waits in b.example's lane, the only one, as [`make_due`] makes it.
+pub async fn add_second(world: &World) {
+    let sql = "INSERT INTO federation.outbox (id, domain, lane, number, sealed, day)
+               SELECT uuid_send(gen_random_uuid()), 'b.example', 0, 2, m.key_id || '\\x00'::bytea, current_date
+                 FROM operator.master_key m;
+               UPDATE federation.outgoing_lanes SET waiting = 2, waiting_bytes = 18, next_number = 3";
+    world.admin.batch_execute(sql).await.unwrap();
 }
 
 /// A world in which lanes are due, as [`make_due`] makes them, in a transaction of the superuser: no server sees them.

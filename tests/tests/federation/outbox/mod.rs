@@ -25,7 +25,7 @@ use postern_protocol::{
 use postern_tests_kit::{Group, Mailbox, Neighbours, Weather, World, bytes_of, dump, eventually};
 use tokio_postgres::Client;
 
-use self::lanes::NO_ATTEMPT;
+use self::lanes::{HOLDER, NO_ATTEMPT, REASONS, SETTLE_FIRST, add_second};
 pub use self::lanes::{attempts_ended, claimed, close_unseen, due_unseen, make_due, put_in};
 
 /// A group at the first domain with a member there, who speaks, and one at the second, over a line that can be bad.
@@ -345,8 +345,7 @@ async fn a_poisoned_delivery_is_set_aside_with_its_reason_and_the_others_go_on()
     talk.say("two").await;
     talk.reconnect().await;
     talk.assert_heard("the others").await;
-    let reasons = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
-    assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["damaged 1"]);
+    assert_eq!(talk.sender().value::<Vec<String>>(REASONS).await, ["damaged 1"]);
     assert!(!talk.neighbour::<bool>("renewed IS NOT NULL").await, "no gap is behind the empty one");
     talk.operate("retry_set_aside('b.example')").await;
     eventually("it is set aside again", async || {
@@ -373,7 +372,7 @@ async fn a_poisoned_delivery_is_set_aside_with_its_reason_and_the_others_go_on()
     talk.say("four").await;
     talk.reconnect().await;
     talk.assert_heard("those that are small").await;
-    assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["too large for its homeserver 1"]);
+    assert_eq!(talk.sender().value::<Vec<String>>(REASONS).await, ["too large for its homeserver 1"]);
     limit(&talk, before.0, before.1).await;
     // It is tried again on the next day.
     let pass = "UPDATE federation.set_aside SET day = day - 1";
@@ -392,7 +391,7 @@ async fn a_poisoned_delivery_is_set_aside_with_its_reason_and_the_others_go_on()
     talk.sender().admin.execute("UPDATE federation.outbox SET day = day - 15", &[]).await.unwrap();
     talk.say("six").await;
     while talk.sender().value::<bool>("SELECT federation.expire_deliveries()").await {}
-    assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["expired 20"]);
+    assert_eq!(talk.sender().value::<Vec<String>>(REASONS).await, ["expired 20"]);
     talk.reconnect().await;
     talk.assert_heard("what has not expired").await;
     talk.operate("retry_set_aside('b.example')").await;
@@ -421,7 +420,6 @@ async fn a_delivery_that_is_refused_while_others_are_taken_is_set_aside_and_the_
     let mut talk = Talk::start().await;
     talk.operate("set_federation_limit('retry_seconds', 1)").await;
     talk.operate("set_federation_limit('refused_attempts', 3)").await;
-    let reasons = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
     for (status, reason) in [
         (500, "refused: status 500 1"),
         (400, "refused: status 400 1"),
@@ -440,7 +438,7 @@ async fn a_delivery_that_is_refused_while_others_are_taken_is_set_aside_and_the_
         let bytes = poisoned.as_bytes().to_vec();
         let refused = talk.refusing(move |body| has(body, &bytes).then_some(status)).await;
         talk.assert_heard(&format!("the others, with {status}")).await;
-        assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, [reason]);
+        assert_eq!(talk.sender().value::<Vec<String>>(REASONS).await, [reason]);
         assert_eq!(talk.neighbour::<i64>("refused").await, 0);
         let refused = refused.load(Ordering::SeqCst);
         // The whole, its halves, and as often as it was tried alone.
@@ -511,8 +509,7 @@ async fn what_a_proxy_refuses_for_its_size_holds_nobody_up_and_is_tried_again_ea
     // Requests are halved, and the large one was tried alone once: what comes behind it waited for no other attempt.
     let sent: [&[usize]; 6] = [&[0, 1, 2, 3], &[0, 1], &[0], &[1, 2, 3], &[1], &[2, 3]];
     assert_eq!(*requests.lock().expect("no panic holds it"), sent);
-    let reasons = "SELECT array_agg(reason || ' ' || deliveries) FROM operator.set_aside()";
-    assert_eq!(talk.sender().value::<Vec<String>>(reasons).await, ["refused: status 413 1"]);
+    assert_eq!(talk.sender().value::<Vec<String>>(REASONS).await, ["refused: status 413 1"]);
     let retry = async |talk: &Talk| {
         let before = refused.load(Ordering::SeqCst);
         while talk.sender().value::<bool>("SELECT federation.retry_refused()").await {}
@@ -648,17 +645,9 @@ async fn a_slow_attempt_keeps_its_lane() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_taken_though_its_answer_was_lost_is_refused_no_more() {
     let world = due_unseen("'b.example'", 1, "good").await;
-    let more = "INSERT INTO federation.outbox (id, domain, lane, number, sealed, day)
-                SELECT decode(repeat('02', 16), 'hex'), 'b.example', 0, 2, m.key_id || '\\x00'::bytea, current_date
-                  FROM operator.master_key m;
-                UPDATE federation.outgoing_lanes SET waiting = 2, waiting_bytes = 18, next_number = 3;
-                UPDATE federation.due SET refusals = 9";
-    world.admin.batch_execute(more).await.unwrap();
-    let compare = "SELECT c.outcome::text
-                     FROM federation.outgoing_lanes l,
-                          federation.compare_lane('b.example', 0::smallint, '\\x00', l.instance, 1, 1,
-                              (SELECT o.id FROM federation.outbox o WHERE o.number = 1)) c";
-    assert_eq!(world.value::<String>(compare).await, "settled");
+    add_second(&world).await;
+    world.admin.batch_execute("UPDATE federation.due SET refusals = 9").await.unwrap();
+    assert_eq!(world.value::<String>(SETTLE_FIRST).await, "settled");
     let refusals = "SELECT refusals FROM federation.due";
     assert_eq!(world.value::<i32>(refusals).await, 0, "the next one is another one");
     close_unseen(world).await;
@@ -669,15 +658,15 @@ async fn a_delivery_that_is_refused_holds_its_lane_up_for_refused_attempts() {
     let world = due_unseen("'b.example'", 1, "good").await;
     let mut tried = 0;
     loop {
-        let claim = "SELECT is_last_try FROM federation.claim_lane(
-                         'good', '\\x01010101010101010101010101010101', 10, 64, 786432, '', '{}')";
+        let claim = format!(
+            "SELECT is_last_try FROM federation.claim_lane('good', {HOLDER}, 10, 64, 786432, '', '{{}}')"
+        );
         tried += 1;
-        if world.value::<bool>(claim).await {
+        if world.value::<bool>(&claim).await {
             break;
         }
-        let refuse = "SELECT federation.note_refusal(
-                          'b.example', 0::smallint, '\\x01010101010101010101010101010101')";
-        world.admin.execute(refuse, &[]).await.unwrap();
+        let refuse = format!("SELECT federation.note_refusal('b.example', 0::smallint, {HOLDER})");
+        world.admin.execute(&refuse, &[]).await.unwrap();
         world.admin.execute("UPDATE federation.due SET due = now()", &[]).await.unwrap();
     }
     assert_eq!(tried, 10, "refused_attempts");

@@ -2,7 +2,7 @@
 
 use postern_tests_kit::World;
 
-use super::{close_unseen, due_unseen, make_due};
+use super::{HOLDER, close_unseen, due_unseen, make_due};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_is_retried_is_claimed_alone() {
@@ -15,10 +15,11 @@ async fn a_delivery_that_is_retried_is_claimed_alone() {
     world.admin.batch_execute(more).await.unwrap();
     let mut claims = Vec::new();
     for (last, together) in [(2, 2), (3, 1), (4, 1), (6, 2)] {
-        let claim =
-            "SELECT cardinality(ids), is_last_try AND is_apart AND is_last_break FROM federation.claim_lane(
-                         'good', '\\x01010101010101010101010101010101', 10, 64, 786432, '', '{}')";
-        let row = world.admin.query_one(claim, &[]).await.unwrap();
+        let claim = format!(
+            "SELECT cardinality(ids), is_last_try AND is_apart AND is_last_break
+               FROM federation.claim_lane('good', {HOLDER}, 10, 64, 786432, '', '{{}}')"
+        );
+        let row = world.admin.query_one(&claim, &[]).await.unwrap();
         claims.push((row.get::<_, i32>(0), row.get::<_, bool>(1)));
         assert_eq!(claims.last(), Some(&(together, together == 1)), "up to {last}: {claims:?}");
         let taken = format!(

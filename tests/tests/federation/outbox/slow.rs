@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use postern_protocol::qs::QueuePayload;
 use postern_tests_kit::{Neighbours, Weather, eventually};
 
-use super::{Talk, close_unseen, due_unseen};
+use super::{HOLDER, Talk, close_unseen, due_unseen};
 
 /// So many attempts at a domain are under way, at least.
 async fn are_under_way(talk: &Talk, number: i64, domain: &str) {
@@ -90,13 +90,10 @@ async fn an_attempt_that_is_put_off_while_it_gets_tokens_has_them_the_next_time(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_finds_no_place_to_be_slow_is_no_failure() {
     let world = due_unseen("'b.example'", 1, "good").await;
-    let holder = "UPDATE federation.due
-                     SET holder = '\\x01010101010101010101010101010101', due = now() + interval '10 s'";
-    world.admin.execute(holder, &[]).await.unwrap();
+    let holder = format!("UPDATE federation.due SET holder = {HOLDER}, due = now() + interval '10 s'");
+    world.admin.execute(&holder, &[]).await.unwrap();
     let put_off = |is_slow: bool| {
-        format!(
-            "SELECT federation.put_off('b.example', 0::smallint, '\\x01010101010101010101010101010101', {is_slow}, 2)"
-        )
+        format!("SELECT federation.put_off('b.example', 0::smallint, {HOLDER}, {is_slow}, 2)")
     };
     // A thing that this server lacks says nothing of the other one.
     world.admin.execute(&put_off(false), &[]).await.unwrap();
@@ -104,7 +101,7 @@ async fn an_attempt_that_finds_no_place_to_be_slow_is_no_failure() {
         "SELECT standing = 'good' AND holder IS NULL AND due <= now() + interval '2 s' FROM federation.due";
     assert!(world.value::<bool>(as_before).await);
     assert_eq!(world.count("federation.attempts").await, 0);
-    world.admin.execute(holder, &[]).await.unwrap();
+    world.admin.execute(&holder, &[]).await.unwrap();
     world.admin.execute(&put_off(true), &[]).await.unwrap();
     let soon =
         "SELECT standing = 'slow' AND holder IS NULL AND due <= now() + interval '2 s' FROM federation.due";

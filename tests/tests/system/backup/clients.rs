@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use postern_client::{Client, DeviceState, Error, Event};
 use postern_protocol::{ds::GroupId, problem::ProblemType, qs::QueueKind};
 use postern_tests_kit::{
-    Call, DataDir, HOME, PATIENCE, Server, World, befriend, eventually, joined, postern, program,
+    Call, DataDir, HOME, PATIENCE, Server, World, befriend, eventually, joined, postern, program, with,
 };
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -78,10 +78,7 @@ async fn assert_without_key(dir: &Path, key: &str) {
 }
 
 async fn person(world: &World, name: &str) -> Client {
-    let client = world.person(name).await;
-    let directory = client.directory().to_owned();
-    drop(client);
-    Client::builder(directory).options(patient()).open().unwrap()
+    with(world.person(name).await, patient())
 }
 
 /// Everyone says something, and everyone else hears it.

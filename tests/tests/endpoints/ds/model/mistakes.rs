@@ -139,11 +139,20 @@ fn wrong_proposal(
     if !play.model.waiting.is_empty() {
         return None;
     }
-    let party = play.group.party(turn.by);
+    Some(withdrawn(play, turn.by, propose))
+}
+
+/// A member's proposal, which is withdrawn on this side.
+pub fn withdrawn(
+    play: &mut Play<'_>,
+    by: usize,
+    propose: impl FnOnce(&mut Party) -> MlsMessage,
+) -> MlsMessage {
+    let party = play.group.party(by);
     let before = party.waiting();
     let proposal = propose(party);
     party.withdraw(&before);
-    Some(proposal)
+    proposal
 }
 
 pub fn join_unvouched(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
@@ -172,14 +181,21 @@ pub fn join_as_user_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt>
 
 /// The user's key is another one of the same generation. A double makes it, as in [`come_back_at`].
 pub fn come_back_with_another_user_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
+    let mut double = double_of(play, turn.by);
     let member = &play.group.members[turn.by];
-    let mut double = Party::new(member.party.identity.clone());
-    double.key = member.party.key.clone();
     let key = UserKey { public_key: double.user.public_key(), ..member.party.users_key() };
     double.leaf = leaf_extensions(&member.domain, member.address, Some(key));
     let current = CurrentGroup { proposals: Vec::new(), ..turn.current() };
     let made = double.join_externally(&current, None);
     wrong(play, turn.by, &made, VIOLATION)
+}
+
+/// Another party with a member's pseudonym and key.
+fn double_of(play: &Play<'_>, by: usize) -> Party {
+    let member = &play.group.members[by].party;
+    let mut double = Party::new(member.identity.clone());
+    double.key = member.key.clone();
+    double
 }
 
 /// A commit that nothing else stands in the way of, and something about it is wrong.
@@ -270,9 +286,7 @@ pub fn come_back_at(
     address: Address,
     expected: Expected,
 ) -> Option<Attempt> {
-    let member = &play.group.members[turn.by].party;
-    let mut double = Party::new(member.identity.clone());
-    double.key = member.key.clone();
+    let mut double = double_of(play, turn.by);
     double.leaf = leaf_at(play, turn.by, domain, address);
     let current = CurrentGroup { proposals: Vec::new(), ..turn.current() };
     let made = double.join_externally(&current, None);
@@ -311,19 +325,13 @@ pub fn propose_leaf(
 ) -> Option<Attempt> {
     let (by, address) = (turn.by, play.group.members[turn.by].address);
     let again = play.model.leaves(by) || play.model.waits(by, Waiting::Updates);
-    let party = play.group.party(by);
-    let before = party.waiting();
-    let proposal = propose(party, address);
-    party.withdraw(&before);
+    let proposal = withdrawn(play, by, |party| propose(party, address));
     wrong(play, by, &alone(proposal), if again { VIOLATION } else { expected })
 }
 
 /// Foreign libraries do so; here one leaves by a SelfRemove.
 pub fn leave_by_remove(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     let own = play.group.key(turn.by);
-    let party = play.group.party(turn.by);
-    let before = party.waiting();
-    let proposal = party.propose_removal(own);
-    party.withdraw(&before);
+    let proposal = withdrawn(play, turn.by, |party| party.propose_removal(own));
     wrong(play, turn.by, &alone(proposal), VIOLATION)
 }

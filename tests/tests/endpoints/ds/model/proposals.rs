@@ -6,7 +6,7 @@ use rand::Rng as _;
 
 use super::{
     INVALID, VIOLATION, Waiting,
-    mistakes::{alone, wrong},
+    mistakes::{alone, withdrawn, wrong},
     operations::leaf_at,
     play::{Attempt, Effect, Play, Renewal, Turn, domain},
 };
@@ -50,10 +50,8 @@ pub fn propose_next_user_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Att
 
 /// A leaf keeps its signature key.
 pub fn propose_leaf_key(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
-    let party = play.group.party(turn.by);
-    let before = party.waiting();
-    let proposal = party.propose_update_to_key(&SigningKey::generate());
-    party.withdraw(&before);
+    let key = SigningKey::generate();
+    let proposal = withdrawn(play, turn.by, |party| party.propose_update_to_key(&key));
     wrong(play, turn.by, &alone(proposal), INVALID)
 }
 
@@ -66,10 +64,7 @@ pub fn propose_bytes(play: &mut Play<'_>, turn: &mut Turn, kind: u16, content: &
 
 pub fn propose_to_add(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     let key_package = Party::newcomer().key_package();
-    let party = play.group.party(turn.by);
-    let before = party.waiting();
-    let proposal = party.propose_add(&key_package);
-    party.withdraw(&before);
+    let proposal = withdrawn(play, turn.by, |party| party.propose_add(&key_package));
     wrong(play, turn.by, &alone(proposal), VIOLATION)
 }
 
@@ -78,28 +73,20 @@ pub fn propose_to_add_client(play: &mut Play<'_>, turn: &mut Turn) -> Option<Att
     let party = play.group.party(turn.by);
     client.identity.clone_from(&party.identity);
     client.leaf = leaf_extensions(&home(), fresh_address(), Some(party.users_key()));
-    let before = party.waiting();
-    let proposal = party.propose_add(&client.key_package());
-    party.withdraw(&before);
+    let proposal = withdrawn(play, turn.by, |party| party.propose_add(&client.key_package()));
     wrong(play, turn.by, &alone(proposal), VIOLATION)
 }
 
 pub fn propose_to_remove_client(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     let own = turn.own.clone();
     let key = play.group.key(turn.pick(&own)?);
-    let party = play.group.party(turn.by);
-    let before = party.waiting();
-    let proposal = party.propose_removal(key);
-    party.withdraw(&before);
+    let proposal = withdrawn(play, turn.by, |party| party.propose_removal(key));
     wrong(play, turn.by, &alone(proposal), VIOLATION)
 }
 
 pub fn propose_to_remove(play: &mut Play<'_>, turn: &mut Turn) -> Option<Attempt> {
     let other = turn.another()?;
     let key = play.group.key(other);
-    let party = play.group.party(turn.by);
-    let before = party.waiting();
-    let proposal = party.propose_removal(key);
-    party.withdraw(&before);
+    let proposal = withdrawn(play, turn.by, |party| party.propose_removal(key));
     wrong(play, turn.by, &alone(proposal), VIOLATION)
 }
