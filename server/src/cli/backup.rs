@@ -360,7 +360,7 @@ async fn back_up(
     );
     let bin = dump_programs(state.postgresql)?;
     let taken = clock::now();
-    let (roles, superusers) = (Roles::of(&client).await?, superusers(&client).await?);
+    let (roles, superusers) = (Roles::of(&client, config.embedded).await?, superusers(&client).await?);
     let settings = match config.embedded {
         true => Some(OwnSettings::of(&client).await?),
         // They are not Postern's alone, and a role that may read only cannot read them.
