@@ -13,11 +13,13 @@ use crate::{
     transport::{Direct, TooLong, Transport},
 };
 
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(1500);
 /// The pauses before the second, third and fourth attempt: 0.1, 0.4 and 1.5 seconds.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
-    .with_min_delay(Duration::from_millis(100))
+    .with_min_delay(SHORTEST_PAUSE)
     .with_factor(4.0)
-    .with_max_delay(Duration::from_millis(1500))
+    .with_max_delay(LONGEST_PAUSE)
     .with_max_times(3);
 
 /// A connection to one server. Clones share it.

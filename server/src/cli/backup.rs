@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -40,6 +41,8 @@ use crate::{
 const PURPOSE: &str = "postern backup";
 /// The end of the name of a backup that is not whole.
 const PARTIAL: &str = ".partial";
+/// Time in which `pg_dump` has to have its locks: a table that is locked for long is an error, and no wait without an end.
+const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// The exit status where the backup is whole, and something after it failed: another one would mend nothing.
 const WHOLE_BUT: u8 = 3;
 
@@ -360,7 +363,7 @@ async fn back_up(
     );
     let bin = dump_programs(state.postgresql)?;
     let taken = clock::now();
-    let (roles, superusers) = (Roles::of(&client).await?, superusers(&client).await?);
+    let (roles, superusers) = (Roles::of(&client, config.embedded).await?, superusers(&client).await?);
     let settings = match config.embedded {
         true => Some(OwnSettings::of(&client).await?),
         // They are not Postern's alone, and a role that may read only cannot read them.
@@ -372,15 +375,9 @@ async fn back_up(
     progress = progress.of_directory(&database);
     Program::new(&bin, "pg_dump", PURPOSE)
         .database(url)?
-        // Sealed bytes are written in hex, which the least compression makes up for. A table that is locked for long is
-        // an error and no wait without an end.
-        .args([
-            "--format=directory",
-            "--compress=1",
-            "--no-unlogged-table-data",
-            "--lock-wait-timeout=60s",
-            "--verbose",
-        ])
+        // Sealed bytes are written in hex, which the least compression makes up for.
+        .args(["--format=directory", "--compress=1", "--no-unlogged-table-data", "--verbose"])
+        .args([format!("--lock-wait-timeout={}s", LOCK_WAIT.as_secs())])
         .args([format!("--jobs={jobs}"), format!("--file={}", database.display())])
         .run(|line| progress.watch(line))
         .await?;

@@ -22,12 +22,20 @@ use tokio_postgres::Client;
 
 use crate::{
     config::ConnectionString,
-    database::{DatabaseError, Way, connect_as_superuser, without_password},
+    database::{DatabaseError, Way, connect_as_superuser, with_defaults, without_password},
     say::say,
 };
 
 /// Time between two lines about progress.
 const PACE: Duration = Duration::from_secs(5);
+/// Time that a program has for a connection. Connection strings have bounds of their own before this one and those that follow.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time without a word after which a program asks PostgreSQL for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Time after which a program gives up a PostgreSQL that acknowledges nothing. It is long, because one that takes no more bytes,
+/// as while its disk is slow, is given up as well.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5 * 60);
 /// The priority by which `pg_dump` stands behind servers.
 const NICENESS: i32 = 10;
 /// Most lines of a failed program that are shown.
@@ -57,7 +65,7 @@ impl Program {
             .env("PATH", "/usr/bin:/bin")
             .env("LC_ALL", "C")
             .env("PGAPPNAME", purpose)
-            .env("PGCONNECT_TIMEOUT", "10")
+            .env("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT.as_secs().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -78,7 +86,13 @@ impl Program {
     /// Connects to this database. A password is not among the arguments, which everybody on this machine can see.
     pub fn database(mut self, url: &ConnectionString) -> anyhow::Result<Self> {
         let password = Way::of(url)?.config.get_password().map(<[u8]>::to_vec);
-        self.command.arg("--no-password").arg(format!("--dbname={}", without_password(url)));
+        let bounds = [
+            ("keepalives_idle", KEEPALIVE.as_secs()),
+            ("keepalives_interval", KEEPALIVE_INTERVAL.as_secs()),
+            ("tcp_user_timeout", UNACKNOWLEDGED.as_secs() * 1000),
+        ];
+        let bounded = with_defaults(&without_password(url), &bounds);
+        self.command.arg("--no-password").arg(format!("--dbname={bounded}"));
         if let Some(password) = password {
             self.command.env("PGPASSWORD", String::from_utf8(password).context("the password is no text")?);
         }

@@ -34,10 +34,12 @@ const UNANSWERED: u32 = 6;
 const STABLE: Duration = Duration::from_secs(60);
 /// Time in which a command waits for another process that starts PostgreSQL, or stops it.
 const OTHERS_TURN: Duration = Duration::from_secs(60);
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Pauses between attempts to start PostgreSQL; each is up to twice as long, at random.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
-    .with_min_delay(Duration::from_secs(1))
-    .with_max_delay(Duration::from_secs(15))
+    .with_min_delay(SHORTEST_PAUSE)
+    .with_max_delay(LONGEST_PAUSE)
     .with_jitter()
     .without_max_times();
 /// The question whether PostgreSQL speaks TLS (SSLRequest): the shortest one that it answers before anybody logs in.

@@ -2,7 +2,7 @@
 //! (OPS-3). Every role may give itself settings in every database of its cluster, of any text.
 //!
 //! They are Postern's own roles, their members, and all roles that own something in the database or may do something with
-//! it: without passwords, and without superusers, since a restore makes nobody one.
+//! it: without passwords. Superusers are in it by name only, since a restore makes nobody one.
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,12 @@ pub struct Roles {
     memberships: Vec<Membership>,
     settings: Vec<Setting>,
     rights: Vec<Right>,
+    /// The superusers that somebody made, by name: all but PostgreSQL's first. Missing in backups of before, as what follows is.
+    #[serde(default)]
+    superusers: Vec<String>,
+    /// The settings of all roles in all databases (`ALTER ROLE ALL`), of a private cluster only.
+    #[serde(default)]
+    settings_of_all: Vec<Everywhere>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,9 +92,10 @@ struct Right {
 }
 
 impl Roles {
-    /// Reads the roles as a superuser.
-    pub async fn of(client: &Client) -> anyhow::Result<Self> {
-        let row = client.query_one(READ, &[]).await.map_err(DatabaseError::from)?;
+    /// Reads the roles as a superuser, or as a role that may read everything. `private`: the cluster is Postern's alone, and so are
+    /// settings of all roles in it.
+    pub async fn of(client: &Client, private: bool) -> anyhow::Result<Self> {
+        let row = client.query_one(READ, &[&private]).await.map_err(DatabaseError::from)?;
         serde_json::from_str(row.get(0)).context("the roles of the database cannot be read")
     }
 
@@ -127,6 +134,31 @@ impl Roles {
             expect(format!("the setting {:?} of {whose}", setting.name), setting.make(client).await);
         }
         Ok(left_out)
+    }
+
+    /// Says, in words, which superusers of the backup are left out: those among roles that are not here.
+    pub fn superusers_left_out(&self, absent: &[String]) -> Vec<String> {
+        let lost = self.superusers.iter().filter(|name| absent.contains(name));
+        lost.map(|name| {
+            format!("the superuser {name:?} (a restore makes nobody one: make it again if you want it)")
+        })
+        .collect()
+    }
+
+    /// Makes the settings of all roles in all databases, in a private cluster; each statement can be repeated. Returns what had to
+    /// be left out, in words: in a PostgreSQL of one's own, all of them.
+    pub async fn make_settings_of_all(&self, client: &Client, private: bool) -> Vec<String> {
+        let mut left_out = Vec::new();
+        for Everywhere { name, value } in &self.settings_of_all {
+            let what = format!("the setting {name:?} of all roles");
+            if !private {
+                left_out
+                    .push(format!("{what} (ALTER ROLE ALL is yours to do: it is for the whole PostgreSQL)"));
+            } else if let Err(error) = set(client, "ALTER ROLE ALL SET %I", &[], name, value).await {
+                left_out.push(format!("{what} ({error})"));
+            }
+        }
+        left_out
     }
 
     /// Gives the roles their rights on the database, which let them in: once everything else is there. Returns what had to be
@@ -318,7 +350,12 @@ const READ: &str = "
                             ORDER BY s.role, s.place), '[]') FROM settings s),
         'rights', (SELECT coalesce(jsonb_agg(jsonb_build_object('role', r.role, 'privilege', r.privilege,
                                                                 'grantable', r.grantable)
-                          ORDER BY r.role, r.privilege), '[]') FROM rights r))::text";
+                          ORDER BY r.role, r.privilege), '[]') FROM rights r),
+        -- PostgreSQL's first role, 10, has its like in each cluster.
+        'superusers', (SELECT coalesce(jsonb_agg(r.rolname ORDER BY r.rolname), '[]')
+                         FROM pg_roles r WHERE r.rolsuper AND r.oid <> 10),
+        'settings_of_all', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', e.name, 'value', e.value) ORDER BY e.place), '[]')
+                              FROM everywhere e WHERE $1::boolean AND e.role = 0))::text";
 
 #[cfg(test)]
 mod tests {

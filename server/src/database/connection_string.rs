@@ -73,6 +73,19 @@ pub fn without_password(url: &ConnectionString) -> String {
     kept.join(" ")
 }
 
+/// A connection string with these parameters where it has none of its own, for libpq, which takes the last one of each name.
+pub fn with_defaults(text: &str, defaults: &[(&str, u64)]) -> String {
+    let pairs = |between: &str| {
+        let pairs: Vec<String> = defaults.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        pairs.join(between)
+    };
+    let Some(Url { scheme, user, place, query }) = Url::of(text) else {
+        return format!("{} {text}", pairs(" "));
+    };
+    let own = if query.is_empty() { String::new() } else { format!("&{query}") };
+    format!("{scheme}://{user}{place}?{}{own}", pairs("&"))
+}
+
 /// The parts of a connection string that is a URL.
 struct Url<'a> {
     scheme: &'a str,
@@ -183,6 +196,17 @@ mod tests {
             ("host=/run user=me", "host=/run user=me"),
         ] {
             assert_eq!(without_password(&ConnectionString::new(with)), without);
+        }
+    }
+
+    #[test]
+    fn parameters_of_both_forms_of_a_connection_string_come_after_defaults_and_so_prevail() {
+        for (own, with_defaults_of_ours) in [
+            ("postgresql://me@db/postern?c=3", "postgresql://me@db/postern?a=1&b=2&c=3"),
+            ("postgres://db", "postgres://db?a=1&b=2"),
+            ("host=/run user=me", "a=1 b=2 host=/run user=me"),
+        ] {
+            assert_eq!(with_defaults(own, &[("a", 1), ("b", 2)]), with_defaults_of_ours);
         }
     }
 }

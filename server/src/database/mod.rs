@@ -28,7 +28,7 @@ use crate::{
     from_files::Watched,
     metrics::Instruments,
 };
-pub use connection_string::without_password;
+pub use connection_string::{with_defaults, without_password};
 pub use error::DatabaseError;
 pub(crate) use outcome::outcome;
 pub use outcome::{SqlOutcome, UnknownOutcome};

@@ -23,6 +23,8 @@ const SOURCES: [&str; 7] = [
     "protocol/src",
     "server/src",
 ];
+/// The folder of the units, whose bounds are what systemd waits for.
+const UNITS: &str = "packaging/systemd";
 /// Constants that are no bound of anything that waits: units, clocks, and what standards allow.
 const NO_BOUNDS: [(&str, &str); 8] = [
     ("client/src/options.rs", "DAY"),
@@ -71,6 +73,17 @@ fn constants(text: &str) -> BTreeMap<String, Duration> {
     constants.collect()
 }
 
+/// The bounds of a unit, each line with its time.
+fn lines_of_unit(text: &str) -> BTreeMap<String, Duration> {
+    let bounds = text.lines().filter(|line| line.starts_with("Timeout") || line.starts_with("RestartSec="));
+    let timed = bounds.map(|line| {
+        let (_, value) = line.split_once('=').expect("it has a value");
+        let number = value.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+        (line.to_owned(), time(&format!("{number} {}", &value[number.len()..])))
+    });
+    timed.collect()
+}
+
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("it can be read") {
         let path = entry.unwrap().path();
@@ -107,11 +120,20 @@ fn every_bound_of_the_code_is_on_the_page_with_its_default() {
         sources(&in_tree(folder), &mut found);
         for file in found {
             let path = file.strip_prefix(&root).unwrap().to_str().unwrap();
-            for (name, time) in constants(&fs::read_to_string(&file).unwrap()) {
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(!text.contains("_delay(Duration::from_"), "{path}: a pause that is no constant");
+            for (name, time) in constants(&text) {
                 if !NO_BOUNDS.contains(&(path, &name)) {
                     actual.insert(format!("{path} {name}"), time);
                 }
             }
+        }
+    }
+    for unit in fs::read_dir(in_tree(UNITS)).expect("it can be read") {
+        let unit = unit.unwrap().path();
+        let path = unit.strip_prefix(&root).unwrap().to_str().unwrap();
+        for (line, time) in lines_of_unit(&fs::read_to_string(&unit).unwrap()) {
+            actual.insert(format!("{path} {line}"), time);
         }
     }
     let mut documented = BTreeMap::new();
@@ -125,7 +147,8 @@ fn every_bound_of_the_code_is_on_the_page_with_its_default() {
                 assert!(read(path).contains(literal), "{path} has no {literal:?}");
                 continue;
             }
-            [path, constant] => format!("{path} {constant}"),
+            // A constant, or a line of a unit.
+            [path, name] => format!("{path} {name}"),
             _ => panic!("{row:?} names no setting or place"),
         };
         assert!(documented.insert(key.clone(), time).is_none(), "{key} is there twice");
@@ -148,6 +171,9 @@ fn a_constant_and_a_time_are_read_as_they_are_written() {
         found,
         [("A", 600), ("B", 5)].map(|(name, s)| (name.to_owned(), Duration::from_secs(s))).into()
     );
+    let unit = lines_of_unit("TimeoutStopSec=2min\nRestartSec=2s\nRestart=always\n");
+    let expected = [("TimeoutStopSec=2min", 120), ("RestartSec=2s", 2)];
+    assert_eq!(unit, expected.map(|(line, s)| (line.to_owned(), Duration::from_secs(s))).into());
     assert_eq!(time("0.3 s"), Duration::from_millis(300));
     assert_eq!(time("24 h"), Duration::from_secs(86_400));
 }

@@ -369,6 +369,24 @@ async fn a_database_goes_back_to_a_moment_and_begins_another_generation() {
     let server = Server::builder(&world.cluster).database(&url).listen(address).start().await;
     world.servers.push(server);
     world.send(&late).await.assert_problem("a token of before", ProblemType::TokenRequired);
+
+    // A private cluster's server starts PostgreSQL itself, in the new data directory, with the master key in it.
+    drop(admin);
+    for server in world.servers.drain(..) {
+        server.kill().await;
+    }
+    places.pg_ctl(&["stop"]).await;
+    let key = places.at("master.key");
+    fs::write(&key, world.cluster.master_key()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    world.servers.push(Server::embedded(&places.root).listen(address).start().await);
+    world.send(&late).await.assert_problem("a token of before", ProblemType::TokenRequired);
+    let reservations = "SELECT count(*) FROM ds.reservations";
+    let found = places.root.admin().await.query_one(reservations, &[]).await.unwrap();
+    assert_eq!(found.get::<_, i64>(0), kept, "it is that moment still");
+    for server in world.servers.drain(..) {
+        assert!(server.terminate().await.success());
+    }
 }
 
 /// The world's database is archived from now on, as the page says, and has a base backup.

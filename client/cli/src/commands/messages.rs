@@ -10,12 +10,14 @@ use postern_protocol::problem::ProblemType;
 use super::{Global, note, read_stdin};
 use crate::output::tell;
 
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The pauses before a server is tried again that cannot be reached: 1, 2, 4, 8, 16 seconds, then
 /// 30 each time.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
-    .with_min_delay(Duration::from_secs(1))
+    .with_min_delay(SHORTEST_PAUSE)
     .with_factor(2.0)
-    .with_max_delay(Duration::from_secs(30))
+    .with_max_delay(LONGEST_PAUSE)
     .without_max_times();
 /// How often in a row `follow --until-idle` tries again.
 const PATIENCE: usize = 5;

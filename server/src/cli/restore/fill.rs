@@ -34,6 +34,7 @@ pub(super) async fn fill(
     };
     run("cannot close the database to servers", CLOSE).await?;
     let absent = roles::make_absent(client, &manifest.superusers).await?;
+    left_out.extend(manifest.roles.superusers_left_out(&absent));
 
     let database = dir.join(DATABASE);
     let signs = &["pg_restore: creating ", "pg_restore: processing data for table "];
@@ -55,7 +56,8 @@ pub(super) async fn fill(
 }
 
 /// Restores these entries of a dump. `pg_restore` reads the list once, before it starts its jobs. A subscription has a way to
-/// another server, which is not for each copy of a database; and while there is one, nothing that failed can be removed.
+/// another server, which is not for each copy of a database; and while there is one, nothing that failed can be removed. Tablespaces
+/// are the cluster's, and not here: everything goes into the database's own.
 async fn restore_entries(
     bin: &Path,
     url: &ConnectionString,
@@ -66,7 +68,8 @@ async fn restore_entries(
 ) -> anyhow::Result<()> {
     Program::new(bin, "pg_restore", PURPOSE)
         .database(url)?
-        .args(["--exit-on-error", "--verbose", "--no-subscriptions", "--use-list=/dev/stdin"])
+        .args(["--exit-on-error", "--verbose", "--no-subscriptions", "--no-tablespaces"])
+        .args(["--use-list=/dev/stdin"])
         .args([format!("--jobs={jobs}")])
         .args([database])
         .input(entries.join("\n") + "\n")

@@ -119,7 +119,10 @@ pub async fn run(restore: Restore) -> anyhow::Result<()> {
         "what came since is lost. Clients learn of it with their next request and fetch new tokens, since spent ones cannot be told from others; operate/back-up.md of the documentation says what else to look at",
     );
     if !without_password.is_empty() {
-        say(format!("a backup has no passwords: set those of {}", without_password.join(", ")));
+        say(format!(
+            "a backup has no passwords: set those of {}, unless your pg_hba.conf lets them in without",
+            without_password.join(", ")
+        ));
     }
     own_settings::tell(manifest.settings.as_ref(), stopped?.as_ref());
     Ok(())

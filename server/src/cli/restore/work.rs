@@ -24,7 +24,7 @@ use crate::{
 pub(super) struct Restored {
     /// Parts of roles that the database refused, in words.
     pub(super) left_out: Vec<String>,
-    /// The roles that can log in and have no password.
+    /// The roles that can log in and have no password; none of a private cluster, where they come over its socket.
     pub(super) without_password: Vec<String>,
 }
 
@@ -91,11 +91,15 @@ impl Work<'_> {
         {
             left_out.push(format!("the settings of the private cluster ({error:#})"));
         }
+        left_out.extend(self.manifest.roles.make_settings_of_all(&client, cluster.is_some()).await);
         // From here on servers can come in, and nothing is removed.
         let opened = async {
             say(migrate::run(url, None).await?);
             mark(&client, None).await?;
-            without_password(&client).await
+            match cluster {
+                Some(_) => Ok(Vec::new()),
+                None => without_password(&client).await,
+            }
         };
         let without_password = opened.await.map_err(Failure::Whole)?;
         Ok(Restored { left_out, without_password })

@@ -49,6 +49,11 @@ const TOPIC: &str = "messages";
 const PAUSE: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The shortest and the longest pause before a push is repeated; each is up to twice as long, at random.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// The longest pause that a push service may ask for (`Retry-After`).
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Part of the queues with pushes, one in so many, whose push goes to a host that was not tried yet, and as large a part of
 /// those to hosts that do not answer. The others have the rest.
 const UNPROVEN_PART: usize = 4;
@@ -241,8 +246,8 @@ impl Sender {
         let occupant = Arc::default();
         let mut held = (standing, self.place(standing, *delivery, &occupant)?);
         let attempts = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(500))
-            .with_max_delay(Duration::from_secs(5 * 60))
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_delay(LONGEST_PAUSE)
             .with_max_times(10)
             .with_factor(3.0)
             .with_jitter();
@@ -330,7 +335,7 @@ impl Sender {
         host.answered(begun.elapsed());
         let retry_after = || {
             let seconds = answer.headers().get("retry-after")?.to_str().ok()?.parse().ok()?;
-            Some(Duration::from_secs(seconds).min(Duration::from_secs(60 * 60)))
+            Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
         };
         match answer.status() {
             status if status.is_success() => Ok(()),

@@ -1,6 +1,6 @@
 //! Roles, rights and settings: a restore brings them back, and takes them for nothing but text.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use postern_tests_kit::{Cluster, DataDir, HOME, Server, connect_to, postern, program};
 use tokio::process::Command;
@@ -84,7 +84,7 @@ async fn what_a_role_calls_itself_or_sets_for_itself_is_only_text_to_a_restore()
     let data_dir = DataDir::fresh();
     // More jobs than this machine has cores.
     let said = succeeds(into(&data_dir, &dir, cluster.master_key()).args(["--jobs", "4"])).await;
-    assert!(!said.contains("left out"), "{said}");
+    assert!(!said.contains("left out") && !said.contains("no passwords"), "{said}");
     let server = Server::embedded(&data_dir).env("POSTERN_MASTER_KEY", cluster.master_key()).start().await;
     let restored = data_dir.admin().await;
     let row = restored
@@ -127,6 +127,8 @@ async fn a_postgresql_of_ones_own_that_never_saw_postern_is_restored_with_roles_
     assert_eq!(client.query_one(roles, &[]).await.unwrap().get::<_, i64>(0), 0, "it has no role");
     let said = succeeds(&mut into_database(&cluster, &dir, &own.admin_url())).await;
     assert!(said.contains("restored: ") && !said.contains("left out"), "{said}");
+    // The restore came over a socket, and servers may not.
+    assert!(said.contains("no passwords: set those of grafana, o'neil, postern_server, unless"), "{said}");
     assert_same(&before, &definitions(own.socket_dir()).await);
     drop(Server::builder(&cluster).database(&own.server_url()).start().await);
 }
@@ -151,6 +153,54 @@ async fn a_role_that_is_there_stays_as_it_is_and_one_that_a_killed_restore_made_
     assert_eq!(row.get::<_, Vec<String>>(1), ["statement_timeout=7s"]);
     assert_eq!(row.get::<_, Vec<String>>(2), ["work_mem=5MB"]);
     assert_eq!(row.get::<_, Option<String>>(3), None, "it is finished");
+}
+
+#[tokio::test]
+async fn superusers_are_told_as_left_out_settings_of_all_roles_come_back_and_no_tablespace_is_needed() {
+    let dir = DataDir::migrated().await;
+    let server = Server::embedded(&dir).start().await;
+    let admin = dir.admin().await;
+    // One by one: a tablespace is made in no transaction.
+    for statement in [
+        "CREATE ROLE dba SUPERUSER LOGIN",
+        "CREATE TABLE public.notes (word text)",
+        "ALTER TABLE public.notes OWNER TO dba",
+        "ALTER ROLE ALL SET work_mem = '7MB'",
+        "SET allow_in_place_tablespaces = on",
+        "CREATE TABLESPACE apart LOCATION ''",
+        "ALTER TABLE qs.messages SET TABLESPACE apart",
+    ] {
+        admin.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    let key = fs::read_to_string(dir.path().join("master.key")).unwrap();
+    let places = tempfile::tempdir().unwrap();
+    let place = places.path().join("good");
+    let mut backup = postern();
+    backup.arg("backup").arg(&place).args(["--embedded", "--domain", HOME, "--data-dir"]);
+    succeeds(backup.arg(dir.path())).await;
+    drop(admin);
+    assert!(server.terminate().await.success());
+
+    let whole = DataDir::fresh();
+    let said = succeeds(&mut into(&whole, &place, key.trim())).await;
+    let left_out: Vec<&str> = said.lines().filter(|line| line.contains("left out: ")).collect();
+    assert!(left_out.len() == 1 && left_out[0].contains("left out: the superuser \"dba\" "), "{said}");
+    let server = Server::embedded(&whole).env("POSTERN_MASTER_KEY", key.trim()).start().await;
+    let found = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'dba'),
+                        (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 0 AND setdatabase = 0),
+                        (SELECT relowner::regrole::text FROM pg_class WHERE oid = 'public.notes'::regclass),
+                        (SELECT reltablespace = 0 FROM pg_class WHERE oid = 'qs.messages'::regclass)";
+    let row = whole.admin().await.query_one(found, &[]).await.unwrap();
+    assert!(!row.get::<_, bool>(0), "a restore makes nobody a superuser");
+    assert_eq!(row.get::<_, Vec<String>>(1), ["work_mem=7MB"]);
+    assert_eq!(row.get::<_, &str>(2), "postern_admin");
+    assert!(row.get::<_, bool>(3), "it is where the database is");
+    assert!(server.terminate().await.success());
+
+    // A PostgreSQL of one's own is nobody's to set.
+    let own = Cluster::fresh().await;
+    let said = succeeds(on(&own, "restore", &place).env("POSTERN_MASTER_KEY", key.trim())).await;
+    assert!(said.contains("left out: the setting \"work_mem\" of all roles"), "{said}");
 }
 
 #[tokio::test]
