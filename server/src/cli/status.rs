@@ -211,7 +211,7 @@ fn tls_to_postgresql(config: &Config) -> Option<Line> {
 }
 
 /// Looks at the room where the private cluster is.
-fn room(config: &Config) -> Option<Line> {
+pub fn room(config: &Config) -> Option<Line> {
     const ITEM: &str = "room";
     if !config.embedded {
         return None;

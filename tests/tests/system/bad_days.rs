@@ -400,6 +400,8 @@ mod as_root {
         let is_seen =
             |view: &View| view.has_little_room() && view.scrape.as_ref().is_some_and(|it| refused(it) >= 1.0);
         views.until("the disk is full, and requests are refused for it", is_seen).await;
+        let (_, checked) = views.said("check").await;
+        assert!(checked.contains("warning  room: "), "{checked}");
 
         // PostgreSQL ends once its log needs another file, and cannot recover without one. New sessions do not even start.
         let first = dir.postmaster().expect("it runs");

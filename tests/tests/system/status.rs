@@ -202,6 +202,8 @@ async fn check_and_status_of_a_stopped_private_cluster_say_so_and_change_nothing
         format!("warning  private cluster: PostgreSQL {major} in {} is stopped: ", dir.path().display());
     assert!(code == Some(0) && text.contains(&stopped), "{text}");
     assert!(text.contains("not looked at are database, ") && text.contains("--start"), "{text}");
+    let room = |line: &str| line.contains("  room: ") && line.contains(" are left where ");
+    assert!(text.lines().any(room), "{text}");
     let (code, text) = run("status", &dir, &[], None).await;
     assert_eq!(code, Some(2), "{text}");
     for part in [
