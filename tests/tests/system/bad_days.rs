@@ -444,7 +444,10 @@ async fn a_certificate_that_is_renewed_while_people_talk_costs_them_nothing() {
         .with("POSTERN_FEDERATION_TRUSTED_ROOTS", authority.file())
         .with("POSTERN_TLS_CERTIFICATE", &files.certificate)
         .with("POSTERN_TLS_KEY", &files.key);
-    let end = async || Scrape::of(&server).await.value("postern_certificate_end_timestamp_seconds");
+    let end = async || {
+        let scrape = Scrape::of(&server).await;
+        scrape.value("postern_certificate_end_timestamp_seconds{of=\"listener\"}")
+    };
     let first = end().await;
     let ends = "warning  certificate: the one for home.example ends in 4 days";
     views.until(ends, |view| view.status.contains(ends)).await;
