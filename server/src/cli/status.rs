@@ -321,7 +321,10 @@ async fn look(config: &Config, head: &mut Vec<(&'static str, String)>) -> anyhow
             of("active_users", "yesterday"),
         ),
     ));
-    head.push(("groups", format!("{}, {} of them active", of("groups", "all"), of("groups", "active"))));
+    head.push((
+        "groups",
+        format!("{}, {} of them active since yesterday", of("groups", "all"), of("groups", "active")),
+    ));
     head.push((
         "queues",
         format!(
