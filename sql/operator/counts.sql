@@ -1,6 +1,9 @@
 -- operator.counts: counts users, clients, queues and groups, and those of them that were active lately. It looks at all of
 -- them: some seconds for each million queues.
 --
+-- Active users are counted for each of two days. Of queues and groups the last day is known only, so that those which were
+-- active yesterday and are today could not be counted for yesterday: the two days (UTC) count together.
+--
 -- Columns of the result:
 --
 --   figure: its name

@@ -103,21 +103,37 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
                  WHERE d.datname = current_database()) t
         UNION ALL
         SELECT 7, 'WAL',
-               CASE WHEN a.fails OR s.lost IS NOT NULL THEN 'problem' WHEN s.behind IS NOT NULL THEN 'warning' ELSE 'ok' END,
-               CASE WHEN a.fails THEN 'archiving fails: WAL stays, and fills the disk'
+               CASE WHEN a.idles OR a.fails OR a.waits >= 60 OR s.lost IS NOT NULL THEN 'problem'
+                    WHEN a.waits >= 10 OR s.behind IS NOT NULL THEN 'warning' ELSE 'ok' END,
+               CASE WHEN a.idles THEN 'nothing archives it, though archive_mode is on: WAL stays, and fills the disk'
+                    WHEN a.fails THEN 'archiving fails: WAL stays, and fills the disk'
+                    WHEN a.waits >= 60 OR a.waits >= 10 AND s.lost IS NULL
+                    THEN format('some waits to be archived since %s minutes: WAL stays, and fills the disk', a.waits)
                     WHEN s.lost IS NOT NULL THEN format('replication slots lost what their readers need: %s', s.lost)
                     WHEN s.behind IS NOT NULL THEN format('replication slots without a reader hold WAL: %s', s.behind)
                     WHEN a.archives AND a.minutes IS NOT NULL THEN format('it is archived, last %s minutes ago', a.minutes)
                     WHEN a.archives THEN 'it is archived once there is enough'
                     ELSE 'it is not archived' END,
-               CASE WHEN a.fails THEN 'PostgreSQL''s log says what archive_command said'
+               CASE WHEN a.idles
+                    THEN 'set archive_command or archive_library, and reload; or set archive_mode to off, and restart PostgreSQL'
+                    WHEN a.fails THEN 'PostgreSQL''s log says what archive_command said'
+                    WHEN a.waits >= 60 OR a.waits >= 10 AND s.lost IS NULL
+                    THEN 'archive_command hangs, or is too slow: see whether the place that it writes to answers'
                     WHEN s.lost IS NOT NULL THEN 'make those standbys anew, and drop the slots: pg_drop_replication_slot'
                     ELSE 'start those standbys, or drop the slots: pg_drop_replication_slot' END
-          FROM (SELECT current_setting('archive_mode') <> 'off' AS archives,
-                       current_setting('archive_mode') <> 'off'
-                           AND coalesce(r.last_failed_time > r.last_archived_time, r.last_failed_time IS NOT NULL) AS fails,
+          FROM (SELECT m.archives, m.archives AND m.means = '' AS idles,
+                       m.archives AND coalesce(r.last_failed_time > r.last_archived_time, r.last_failed_time IS NOT NULL) AS fails,
+                       -- A command that hangs is counted nowhere.
+                       CASE WHEN m.archives
+                            THEN (SELECT floor(extract(epoch FROM clock_timestamp() - min(f.modification)) / 60)
+                                    FROM pg_ls_archive_statusdir() f
+                                   WHERE f.name LIKE '%.ready') END AS waits,
                        floor(extract(epoch FROM clock_timestamp() - r.last_archived_time) / 60) AS minutes
-                  FROM pg_stat_archiver r) a,
+                  FROM pg_stat_archiver r,
+                       -- With `on` a standby leaves it to its primary.
+                       (SELECT s.mode = 'always' OR s.mode = 'on' AND NOT pg_is_in_recovery() AS archives, s.means
+                          FROM (SELECT current_setting('archive_mode') AS mode,
+                                       current_setting('archive_command') || current_setting('archive_library') AS means) s) m) a,
                (SELECT string_agg(r.slot_name, ', ') FILTER (WHERE r.wal_status IN ('unreserved', 'lost')) AS lost,
                        string_agg(r.slot_name, ', ') FILTER (WHERE r.wal_status = 'extended' AND NOT r.active) AS behind
                   FROM pg_replication_slots r) s

@@ -73,6 +73,18 @@ impl Report {
             }
         }
     }
+
+    /// Prints a verdict. A warning is no problem.
+    fn verdict(&mut self, health::Line { item, verdict, says, mend }: health::Line) {
+        let mend = mend.unwrap_or_default();
+        match verdict {
+            Verdict::Warning => warning(&item, &says, &mend),
+            Verdict::Ok | Verdict::Problem => {
+                let finding = if verdict == Verdict::Ok { Ok(says) } else { Err(problem(says, mend)) };
+                self.line(&item, finding);
+            }
+        }
+    }
 }
 
 /// Runs all checks, and returns whether none of them found a problem. A private cluster that is stopped is started for them
@@ -109,6 +121,9 @@ pub async fn run(settings: &Settings, start: bool, sources: &Sources) -> bool {
     tls(&mut report, &config);
     tls_to_postgresql(&mut report, &config);
     metrics(&mut report, &config).await;
+    if let Some(line) = status::room(&config) {
+        report.verdict(line);
+    }
     database(&mut report, config, start).await;
     report.all_well
 }
@@ -381,15 +396,8 @@ async fn health(report: &mut Report, database: &Database) {
             return;
         }
     };
-    for health::Line { item, verdict, says, mend } in lines {
-        let mend = mend.unwrap_or_default();
-        match verdict {
-            Verdict::Warning => warning(&item, &says, &mend),
-            Verdict::Ok | Verdict::Problem => {
-                let finding = if verdict == Verdict::Ok { Ok(says) } else { Err(problem(says, mend)) };
-                report.line(&item, finding);
-            }
-        }
+    for line in lines {
+        report.verdict(line);
     }
 }
 

@@ -211,7 +211,7 @@ fn tls_to_postgresql(config: &Config) -> Option<Line> {
 }
 
 /// Looks at the room where the private cluster is.
-fn room(config: &Config) -> Option<Line> {
+pub fn room(config: &Config) -> Option<Line> {
     const ITEM: &str = "room";
     if !config.embedded {
         return None;
@@ -321,7 +321,10 @@ async fn look(config: &Config, head: &mut Vec<(&'static str, String)>) -> anyhow
             of("active_users", "yesterday"),
         ),
     ));
-    head.push(("groups", format!("{}, {} of them active", of("groups", "all"), of("groups", "active"))));
+    head.push((
+        "groups",
+        format!("{}, {} of them active since yesterday", of("groups", "all"), of("groups", "active")),
+    ));
     head.push((
         "queues",
         format!(

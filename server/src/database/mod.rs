@@ -27,6 +27,7 @@ use crate::{
     config::{ConnectionString, DatabaseConfig},
     from_files::Watched,
     metrics::Instruments,
+    tls,
 };
 pub use connection_string::{with_defaults, without_password};
 pub use error::DatabaseError;
@@ -143,6 +144,11 @@ impl Database {
     /// The files of TLS to PostgreSQL, if there are any: new sessions have what they held at the last look.
     pub fn tls_files(&self) -> Option<Arc<dyn Watched>> {
         self.lanes.way.tls_files()
+    }
+
+    /// The end of the certificate that new sessions show to PostgreSQL, in seconds since 1970, if there is one.
+    pub fn certificate_end(&self) -> Option<u64> {
+        tls::end(&self.lanes.way.certificate()?)
     }
 
     /// Ends the sessions in the pools: new ones take their places where the database lets them.

@@ -112,6 +112,10 @@ const PRIVILEGES: &str = r"
             -- For operator.figures().
             GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir TO postern_owner;
         END IF;
+        IF NOT has_function_privilege('postern_owner', 'pg_ls_archive_statusdir()', 'EXECUTE') THEN
+            -- For operator.health().
+            GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_archive_statusdir TO postern_owner;
+        END IF;
     END
     $$";
 

@@ -81,8 +81,8 @@ static CERTIFICATE_CURRENT: Metric = Metric::gauge(
 );
 static CERTIFICATE: Metric = Metric::gauge(
     "postern_certificate_end_timestamp_seconds",
-    &[],
-    "End of the certificate that is served, in seconds since 1970; without TLS there is no such figure",
+    &["of"],
+    "End of the certificate that is served, or shown to PostgreSQL, in seconds since 1970; missing where there is none",
 );
 
 /// Everything that a scrape shows.
@@ -153,8 +153,11 @@ impl Scrape {
         samples.add(&FOUND, [], wakeups.found as f64);
         samples.count(&PUSHES_WAITING, [], qs.pusher.waiting());
         samples.count(&DELIVERING, [], self.app.federation.deliveries_under_way());
-        if let Some(end) = self.certificate.as_ref().and_then(|certificate| certificate.end()) {
-            samples.add(&CERTIFICATE, [], end as f64);
+        let served = self.certificate.as_ref().and_then(|certificate| certificate.end());
+        for (of, end) in [("listener", served), ("postgresql", home.database.certificate_end())] {
+            if let Some(end) = end {
+                samples.add(&CERTIFICATE, [of.into()], end as f64);
+            }
         }
         if let Some(certificate) = &self.certificate {
             samples.add(&CERTIFICATE_CURRENT, [], f64::from(u8::from(certificate.is_current())));

@@ -1,6 +1,6 @@
 //! `operator.health` finds what is wrong with the database, and says how to mend it (OPS-1, OPS-4).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
 
 use postern_tests_kit::{Cluster, MovedClock, Server, World, eventually};
 use tokio_postgres::Client;
@@ -88,6 +88,47 @@ async fn health_says_what_is_wrong_with_postgresql_itself() {
     eventually("commits hang", async || {
         let (verdict, says) = verdict(&admin, "standbys").await;
         (verdict == "problem" && says.contains("they wait for 1 more standbys")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn health_says_that_nothing_archives_and_that_wal_waits_for_a_command_that_hangs() {
+    const COMMAND: &str = "ALTER SYSTEM SET archive_command = 'while test -e hold; do sleep 0.1; done'";
+    // Times of files stay the system's.
+    let clock = MovedClock::of_others();
+    let mut cluster = Cluster::start_with(clock.calendar()).await;
+    cluster.admin().await.batch_execute("ALTER SYSTEM SET archive_mode = on").await.unwrap();
+    cluster.restart().await;
+    let monitor = cluster.connect_as("postern_monitor").await;
+    let idle = verdict(&monitor, "WAL").await;
+    assert!(idle.0 == "problem" && idle.1.starts_with("nothing archives it"), "{idle:?}");
+
+    // In PostgreSQL's data directory, where the command runs.
+    let hold = cluster.data_dir().join("cluster/hold");
+    fs::write(&hold, "").unwrap();
+    let admin = cluster.admin().await;
+    admin.batch_execute(COMMAND).await.unwrap();
+    cluster.reload().await;
+    eventually("there is a command", async || (verdict(&monitor, "WAL").await.0 == "ok").then_some(())).await;
+    admin.batch_execute("SELECT pg_logical_emit_message(false, 'postern', 'full')").await.unwrap();
+    admin.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    for (minutes, expected) in [(12, "warning"), (61, "problem")] {
+        clock.move_to(minutes * 60);
+        eventually(expected, async || {
+            let (verdict, says) = verdict(&monitor, "WAL").await;
+            (verdict == expected && says.starts_with("some waits to be archived since ")).then_some(())
+        })
+        .await;
+    }
+    let archiver = "SELECT archived_count + failed_count FROM pg_stat_archiver";
+    let counted: i64 = admin.query_one(archiver, &[]).await.unwrap().get(0);
+    assert_eq!(counted, 0, "PostgreSQL counts nothing of a command that hangs");
+
+    fs::remove_file(&hold).unwrap();
+    eventually("it is archived", async || {
+        let (verdict, says) = verdict(&monitor, "WAL").await;
+        (verdict == "ok" && says.starts_with("it is archived, last ")).then_some(())
     })
     .await;
 }

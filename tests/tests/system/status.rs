@@ -53,7 +53,7 @@ async fn status_shows_a_server_that_is_well_and_ends_with_its_worst_verdict() {
     for part in [
         "\n  database   PostgreSQL 1",
         "\n  users      0 with 0 clients; 0 took tokens today, 0 yesterday\n",
-        "\n  groups     0, 0 of them active\n",
+        "\n  groups     0, 0 of them active since yesterday\n",
         "\n  queues     0, in which 0 messages wait; 0 are nearly full\n",
         "\n  neighbours 0, for which 0 deliveries wait\n",
         "\nok       server: it is ready\n",
@@ -202,6 +202,8 @@ async fn check_and_status_of_a_stopped_private_cluster_say_so_and_change_nothing
         format!("warning  private cluster: PostgreSQL {major} in {} is stopped: ", dir.path().display());
     assert!(code == Some(0) && text.contains(&stopped), "{text}");
     assert!(text.contains("not looked at are database, ") && text.contains("--start"), "{text}");
+    let room = |line: &str| line.contains("  room: ") && line.contains(" are left where ");
+    assert!(text.lines().any(room), "{text}");
     let (code, text) = run("status", &dir, &[], None).await;
     assert_eq!(code, Some(2), "{text}");
     for part in [

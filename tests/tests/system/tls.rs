@@ -25,6 +25,10 @@ use tokio_postgres::Client as Connection;
 
 /// Longer than any bound of these servers, on a busy machine.
 const SECONDS: Duration = Duration::from_secs(50);
+/// The series of the end of the certificate that is served.
+const SERVED_UNTIL: &str = "postern_certificate_end_timestamp_seconds{of=\"listener\"}";
+/// The series of the end of the certificate that is shown to PostgreSQL.
+const SHOWN_UNTIL: &str = "postern_certificate_end_timestamp_seconds{of=\"postgresql\"}";
 
 /// A client that trusts an authority, and finds the home domain at an address.
 fn client(authority: &Authority, address: SocketAddr) -> reqwest::ClientBuilder {
@@ -124,7 +128,7 @@ async fn a_renewal_that_went_wrong_is_told_and_the_certificate_before_serves_to_
         let output = status.output().await.expect("postern runs");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let end = server.metric("postern_certificate_end_timestamp_seconds").await;
+    let end = server.metric(SERVED_UNTIL).await;
     assert_eq!(server.metric("postern_certificate_current").await, 1.0);
     let other = authority.certify(&[HOME]);
     let pair = |certificate: &Certificate, key: &Certificate| Certificate {
@@ -145,7 +149,7 @@ async fn a_renewal_that_went_wrong_is_told_and_the_certificate_before_serves_to_
         server.signal(Signal::SIGHUP);
         eventually(what, async || (server.metric("postern_certificate_current").await == 0.0).then_some(()))
             .await;
-        assert_eq!(server.metric("postern_certificate_end_timestamp_seconds").await, end, "{what}");
+        assert_eq!(server.metric(SERVED_UNTIL).await, end, "{what}");
         let newcomer = client(&authority, address).build().unwrap();
         health(&newcomer, address).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         let (code, text) = status().await;
@@ -166,7 +170,7 @@ async fn a_renewal_that_went_wrong_is_told_and_the_certificate_before_serves_to_
     }
     other.replace(&files);
     eventually("a good one is taken over", async || {
-        (server.metric("postern_certificate_end_timestamp_seconds").await > end).then_some(())
+        (server.metric(SERVED_UNTIL).await > end).then_some(())
     })
     .await;
 }
@@ -177,13 +181,13 @@ async fn a_certificate_for_another_name_is_renewed_by_one_for_another_name() {
     let authority = Authority::new();
     let files = authority.certify_for_days(&["other.example"], 40);
     let server = Server::builder(&cluster).tls(&files).metrics().start().await;
-    let end = server.metric("postern_certificate_end_timestamp_seconds").await;
+    let end = server.metric(SERVED_UNTIL).await;
     // What is served is no better.
     authority.certify(&["another.example"]).replace(&files);
     server.signal(Signal::SIGHUP);
     eventually("it is taken over", async || {
         let is_current = server.metric("postern_certificate_current").await == 1.0;
-        let new_end = server.metric("postern_certificate_end_timestamp_seconds").await;
+        let new_end = server.metric(SERVED_UNTIL).await;
         (is_current && new_end > end).then_some(())
     })
     .await;
@@ -478,8 +482,10 @@ async fn new_sessions_of_postgresql_have_what_the_files_of_tls_hold_now() {
     let roots = ours.certificate.with_extension("roots");
     fs::copy(first.file(), &roots).expect("it can be copied");
     let (cluster, address) = Cluster::start_with_certificates(&first.certify(&["db.example"]), &first).await;
-    let server = Server::builder(&cluster).database(&by_certificate(address, &roots, &ours)).start().await;
+    let url = by_certificate(address, &roots, &ours);
+    let server = Server::builder(&cluster).database(&url).metrics().start().await;
     eventually("it is ready", async || is_ready(&server).await.then_some(())).await;
+    let end = metric(&server, SHOWN_UNTIL).await;
     let admin = cluster.admin().await;
     let since = end_sessions(&admin).await;
     eventually("by its certificate", async || has_new_session(&admin, &since).await.then_some(())).await;
@@ -500,6 +506,8 @@ async fn new_sessions_of_postgresql_have_what_the_files_of_tls_hold_now() {
     })
     .await;
     eventually("it is ready again", async || is_ready(&server).await.then_some(())).await;
+    let days = (metric(&server, SHOWN_UNTIL).await - end) / 86400.0;
+    assert!((39.0..41.0).contains(&days), "{days} days more");
 
     // Files that are of no use change nothing.
     fs::write(&roots, "no certificate").expect("it can be written");
