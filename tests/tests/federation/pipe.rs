@@ -274,6 +274,11 @@ async fn what_one_person_asks_wrongly_takes_tokens_from_nobody_else() {
     let sql = "SELECT operator.trust_homeserver_key('third.example', $1)";
     let public = careless.public_key();
     remote.admin.execute(sql, &[&public.as_bytes().as_slice()]).await.unwrap();
+    let mut dead = Ask::batch_for(&key, 1, &challenge(remote.domain()));
+    dead.body[2] = unknown;
+    let reply = remote.ask(0, &careless, dead.media_type, &dead.body).await;
+    reply.assert_problem("a key that does not issue", ProblemType::UnknownTokenKey);
+    assert_eq!(remote.count("aas.takers WHERE domain = 'third.example'").await, 0, "it takes nothing");
     for _ in 0..110 {
         let mut wrong = Ask::batch_for(&key, 1, &challenge(remote.domain()));
         wrong.body.iter_mut().rev().take(32).for_each(|byte| *byte = 0xff);
