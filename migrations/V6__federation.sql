@@ -549,7 +549,7 @@ CREATE TYPE federation.settle_lane_outcome AS ENUM ('settled', 'outdated');
 COMMENT ON TYPE federation.settle_lane_outcome IS 'Outcomes of federation.settle_lane';
 CREATE TYPE federation.compare_lane_outcome AS ENUM ('settled', 'same', 'renewed', 'outdated');
 COMMENT ON TYPE federation.compare_lane_outcome IS 'Outcomes of federation.compare_lane';
-CREATE TYPE federation.take_token_outcome AS ENUM ('taken', 'none');
+CREATE TYPE federation.take_token_outcome AS ENUM ('taken', 'none', 'blocked');
 COMMENT ON TYPE federation.take_token_outcome IS 'Outcomes of federation.take_token';
 CREATE TYPE federation.claim_refill_outcome AS ENUM ('claimed', 'not_due', 'blocked');
 COMMENT ON TYPE federation.claim_refill_outcome IS 'Outcomes of federation.claim_refill';

@@ -36,6 +36,7 @@ outcome! {
     pub TakeTokenOutcome: "federation.take_token_outcome" {
         Taken = "taken",
         None = "none",
+        Blocked = "blocked",
     }
 }
 
@@ -127,6 +128,7 @@ impl Federation {
             let row = self.home.database.query_one(sql, &[&neighbour.domain.as_str()]).await?;
             match TakeTokenOutcome::of(&row)? {
                 TakeTokenOutcome::None => return Ok(None),
+                TakeTokenOutcome::Blocked => return Err(NoToken::Blocked),
                 TakeTokenOutcome::Taken => {}
             }
             // One that does not open is lost.

@@ -1,8 +1,15 @@
 //! Rules of the operator for other domains, as the outbox keeps them.
 
-use postern_tests_kit::World;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+    mpsc,
+};
 
-use super::{claimed, close_unseen, due_unseen, make_due};
+use postern_tests_kit::{Weather, World, eventually};
+use tokio::task::block_in_place;
+
+use super::{Talk, attempts_ended, claimed, close_unseen, due_unseen, make_due};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_rule_refuses_costs_no_claim_and_goes_on_once_it_is_allowed() {
@@ -56,4 +63,41 @@ async fn a_block_of_a_family_of_names_is_for_all_of_them_but_those_with_rules_of
     operate("allow_domain('evil.example')").await;
     assert!(allowed("evil.example").await);
     world.close();
+}
+
+/// A refusal for the size has the deliveries halved: the other homeserver is asked whether it takes any, and gets each half.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_ends_an_attempt_that_is_under_way_and_what_waits_stays() {
+    let mut talk = Talk::start().await;
+    talk.line(Weather::Cut);
+    talk.say("one").await;
+    talk.say("two").await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let (blocks, blocked) = mpsc::channel::<()>();
+    let (count, blocked) = (sent.clone(), Mutex::new(blocked));
+    talk.refusing(move |body| {
+        if body.is_empty() {
+            return None;
+        }
+        if count.fetch_add(1, Ordering::SeqCst) == 0 {
+            // Its answer comes once the operator has blocked the domain.
+            let blocked = blocked.lock().expect("no panic holds it");
+            block_in_place(|| blocked.recv()).expect("the operator blocks it");
+        }
+        Some(413)
+    })
+    .await;
+    eventually("deliveries are sent", async || (sent.load(Ordering::SeqCst) == 1).then_some(())).await;
+    talk.operate("block_domain('b.example')").await;
+    blocks.send(()).expect("the answer waits for it");
+    attempts_ended(talk.sender()).await;
+    assert_eq!(sent.load(Ordering::SeqCst), 1, "neither a question nor a half");
+    assert_eq!(talk.neighbour::<String>("state").await, "blocked");
+    assert_eq!(talk.neighbour::<i64>("queued").await, 2);
+    let failing = "federation.attempts WHERE state = 'failing'";
+    assert_eq!(talk.sender().count(failing).await, 0, "that says nothing of the other homeserver");
+    talk.operate("drop_domain_rule('b.example')").await;
+    talk.reconnect().await;
+    talk.assert_heard("once it is not blocked").await;
+    talk.neighbours.close();
 }
