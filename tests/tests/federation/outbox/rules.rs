@@ -101,3 +101,52 @@ async fn a_block_ends_an_attempt_that_is_under_way_and_what_waits_stays() {
     talk.assert_heard("once it is not blocked").await;
     talk.neighbours.close();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_sees_when_a_domain_is_tried_next_why_it_failed_and_what_is_at_hand() {
+    const HELD: &str = "'\\x01010101010101010101010101010101'";
+    let world = due_unseen("'b.example'", 1, "good").await;
+    let change = async |sql: &str| {
+        world.admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    };
+    let next = async || -> Option<i32> {
+        world.value("SELECT next_try_seconds FROM operator.neighbours() WHERE domain = 'b.example'").await
+    };
+    assert_eq!(next().await, Some(0), "it is due");
+    // One that refuses a delivery has no failed attempt: its lane waits by itself.
+    change("UPDATE federation.due SET refusals = 3, due = now() + interval '100 seconds'").await;
+    assert_eq!(next().await, Some(100), "one lane waits");
+    change(
+        "INSERT INTO federation.due (domain, lane, family, standing, due)
+         SELECT domain, 1, family, standing, now() + interval '40 seconds' FROM federation.due",
+    )
+    .await;
+    assert_eq!(next().await, Some(40), "the other one is due sooner");
+    change(&format!("UPDATE federation.due SET holder = {HELD} WHERE lane = 1")).await;
+    assert_eq!(next().await, Some(100), "an attempt at it is under way");
+    change(&format!("UPDATE federation.due SET holder = {HELD}")).await;
+    assert_eq!(next().await, Some(0), "attempts at both are under way");
+
+    change(&format!(
+        "SELECT federation.note_failed_attempt('b.example', {HELD}, 'failing', 'it is away');
+         UPDATE federation.due SET due = now() + interval '70 seconds';
+         INSERT INTO federation.tokens (id, domain, issuer_key_id, sealed, day)
+         SELECT uuid_send(gen_random_uuid()), 'b.example', decode(repeat('00', 32), 'hex'), m.key_id || '\\x00'::bytea,
+                current_date
+           FROM generate_series(1, 3), operator.master_key m"
+    ))
+    .await;
+    let shown = async || -> String {
+        let sql = "SELECT concat_ws(' ', coalesce(rule, 'no rule'), state, last_success = current_date, reason, tokens, refused)
+                     FROM operator.neighbours() WHERE domain = 'b.example'";
+        world.value(sql).await
+    };
+    assert_eq!(shown().await, "no rule failing t it is away 3 1");
+    assert_eq!(next().await, Some(70));
+    change("SELECT operator.allow_domain('b.example')").await;
+    assert_eq!(shown().await, "allowed failing t it is away 3 1");
+    change("SELECT operator.block_domain('b.example')").await;
+    assert_eq!(shown().await, "blocked blocked t it is away 3 1");
+    assert_eq!(next().await, None, "it is not tried");
+    close_unseen(world).await;
+}
