@@ -88,7 +88,7 @@ COMMENT ON COLUMN federation.settings.gateway_key_days IS
 COMMENT ON COLUMN federation.settings.gateway_overlap_days IS
     'The last of these days, in which the gateway takes requests for the key and its successor. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.description_minutes IS
-    'Minutes after which the description of another homeserver is fetched again, when it is needed. Changes as the operator likes';
+    'Minutes after which the description of another homeserver is fetched again, when it is needed; after one where that one does not answer, or takes no deliveries. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.description_changes IS
     'Times in a day (UTC) that people here are shown another description of a homeserver, since the one before does not serve any more. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.max_homeservers IS
