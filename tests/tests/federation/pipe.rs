@@ -109,10 +109,14 @@ async fn what_was_recorded_on_the_way_is_worth_nothing_again() {
     let call = remote.paid(Call::post("/ds/group-ids"));
     let capsule = Capsule::seal(&remote.gateway_keys().await, &call.wire());
     let again = capsule.call(relay(remote));
-    let reply = home.pay(&again).await;
-    assert_eq!(capsule.open(&reply).status, StatusCode::CREATED);
+    home.pay(&again).await.assert_ok("the first time");
+    assert!(remote.is_spent(&call.wire().nonce.unwrap()).await, "the inner token");
+    assert_eq!(remote.count("ds.reservations").await, 1, "it was done");
     let before = remote.snapshot().await;
-    home.pay(&again).await.assert_ok("it is handed on: nobody sees that it came before");
+    let reply = home.pay(&again).await;
+    reply.assert_ok("it is handed on: nobody sees that it came before");
+    // What seals a request opens one answer.
+    capsule.open(&reply).assert_problem("it came before", ProblemType::TokenSpent);
     remote.snapshot().await.assert_same(&before, "a sealed request that came before");
 
     // The server's own word for it is good once, too, and for this domain only.
