@@ -88,7 +88,7 @@ COMMENT ON COLUMN federation.settings.gateway_key_days IS
 COMMENT ON COLUMN federation.settings.gateway_overlap_days IS
     'The last of these days, in which the gateway takes requests for the key and its successor. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.description_minutes IS
-    'Minutes after which the description of another homeserver is fetched again, when it is needed. Changes as the operator likes';
+    'Minutes after which the description of another homeserver is fetched again, when it is needed; after one where that one does not answer, or takes no deliveries. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.description_changes IS
     'Times in a day (UTC) that people here are shown another description of a homeserver, since the one before does not serve any more. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.max_homeservers IS
@@ -549,7 +549,7 @@ CREATE TYPE federation.settle_lane_outcome AS ENUM ('settled', 'outdated');
 COMMENT ON TYPE federation.settle_lane_outcome IS 'Outcomes of federation.settle_lane';
 CREATE TYPE federation.compare_lane_outcome AS ENUM ('settled', 'same', 'renewed', 'outdated');
 COMMENT ON TYPE federation.compare_lane_outcome IS 'Outcomes of federation.compare_lane';
-CREATE TYPE federation.take_token_outcome AS ENUM ('taken', 'none');
+CREATE TYPE federation.take_token_outcome AS ENUM ('taken', 'none', 'blocked');
 COMMENT ON TYPE federation.take_token_outcome IS 'Outcomes of federation.take_token';
 CREATE TYPE federation.claim_refill_outcome AS ENUM ('claimed', 'not_due', 'blocked');
 COMMENT ON TYPE federation.claim_refill_outcome IS 'Outcomes of federation.claim_refill';

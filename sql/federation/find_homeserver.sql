@@ -2,7 +2,8 @@
 -- know.
 --
 --   domain: another domain than the home domain
---   fresh: whether a description that was fetched more than a minute ago is too old
+--   fresh: whether a description that was fetched more than a minute ago is too old; it always is where the last attempt to
+--     deliver to the homeserver failed, which may have moved
 --
 -- Returns kept, with the description; due: look, with the description that there is, if there is one that has not
 -- expired; failing: the last looks failed, and the next one is not due yet, with the same; blocked: the operator does not
@@ -21,6 +22,8 @@ DECLARE
     looks federation.looks;
     age interval;
     longest integer := 3600;
+    is_fresh_needed CONSTANT boolean := find_homeserver.fresh
+        OR EXISTS (SELECT FROM federation.attempts a WHERE a.domain = find_homeserver.domain AND a.state = 'failing');
 BEGIN
     IF NOT federation.is_allowed(find_homeserver.domain) THEN
         outcome := 'blocked';
@@ -44,7 +47,7 @@ BEGIN
     IF looks.failures > 0 AND age < least(60 * 2 ^ (least(looks.failures, 10) - 1), longest) * interval '1 second' THEN
         outcome := 'failing';
     ELSIF description IS NOT NULL AND looks.failures = 0
-          AND age < (CASE WHEN fresh THEN 1 ELSE settings.description_minutes END) * interval '1 minute' THEN
+          AND age < (CASE WHEN is_fresh_needed THEN 1 ELSE settings.description_minutes END) * interval '1 minute' THEN
         outcome := 'kept';
     ELSIF kept.domain IS NULL AND (SELECT count(*) FROM federation.homeservers) >= settings.max_homeservers
           AND NOT EXISTS (SELECT FROM federation.homeserver_keys k

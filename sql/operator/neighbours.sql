@@ -15,7 +15,8 @@
 --   queued: deliveries that wait
 --   queued_bytes: their bytes
 --   oldest: day of the oldest of them
---   next_try_seconds: seconds until the next attempt
+--   next_try_seconds: seconds until the next attempt at one of its lanes; 0: it is due, or an attempt is under way at each; null:
+--     nothing waits, or this server does not deal with it
 --   reason: why the last attempt failed
 --   set_aside: deliveries that were set aside
 --   tokens: tokens of the domain at hand
@@ -43,8 +44,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                 WHEN l.waiting > 0 THEN 'delivering'
                 ELSE 'idle' END,
            t.last_success, coalesce(l.waiting, 0)::bigint, coalesce(l.bytes, 0)::bigint, l.oldest,
-           CASE WHEN l.waiting > 0
-                THEN greatest(0, ceil(extract(epoch FROM coalesce(a.next_try, now()) - now())))::integer END,
+           CASE WHEN l.waiting > 0 AND federation.is_allowed(d.domain)
+                THEN greatest(0, ceil(extract(epoch FROM coalesce((SELECT min(w.due)
+                                                                     FROM federation.due w
+                                                                    WHERE w.domain = d.domain AND w.holder IS NULL),
+                                                                  now()) - now())))::integer END,
            a.reason,
            (SELECT count(*) FROM federation.set_aside s WHERE s.domain = d.domain),
            (SELECT count(*) FROM federation.tokens t WHERE t.domain = d.domain),

@@ -102,7 +102,8 @@ async fn issue(
 
 /// Issues the tokens that a homeserver asked for. It vouches for many people: what one of them asks wrongly takes from the
 /// allowance, and keeps nobody else out. So nothing is computed that the allowance does not pay for, and what is computed
-/// for homeservers leaves cores to others.
+/// for homeservers leaves cores to others. A key that does not issue is found before, at no cost: the homeserver has seen
+/// another one than there is now, which is nobody's fault.
 async fn issue_to_homeserver(
     aas: &Aas,
     domain: &Domain,
@@ -110,9 +111,10 @@ async fn issue_to_homeserver(
     request: TokenRequest,
     digest: &[u8],
 ) -> Result<(Issued, RateLimit), Failure> {
-    let limit = take_allowance(aas, signer_key, request.asked(), digest).await?;
     look_for_keys(aas, &request).await?;
     let ring = aas.issuer.ring();
+    request.check_keys(&ring)?;
+    let limit = take_allowance(aas, signer_key, request.asked(), digest).await?;
     let compute = || {
         let issuable = request.check(&ring)?;
         let numbers = issuable.numbers();

@@ -176,6 +176,19 @@ impl TokenRequest {
         }
     }
 
+    /// Checks that a key issues which the request names, without a look at its blinded messages.
+    ///
+    /// # Errors
+    /// As [`Self::check`], for a request of which no key issues.
+    pub fn check_keys(&self, ring: &KeyRing) -> Result<(), Problem> {
+        let issues = self.keys().iter().any(|(kind, id)| ring.issuing(*kind, *id).is_some());
+        let refusal = match self {
+            Self::Single(_) | Self::Amortized(..) => ProblemType::UnknownTokenKey,
+            Self::Generic(_) => ProblemType::NoTokenIssued,
+        };
+        issues.then_some(()).ok_or_else(|| refusal.into())
+    }
+
     /// Finds the keys and checks the blinded messages, which takes milliseconds of CPU.
     ///
     /// # Errors

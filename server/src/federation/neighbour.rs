@@ -21,7 +21,10 @@ use super::{
     discovery::{DiscoveryError, Found},
     places::AnswerMemory,
 };
-use crate::{http::Failure, outgoing::HomeserverClient};
+use crate::{
+    http::{Failure, SourceAddress},
+    outgoing::HomeserverClient,
+};
 
 /// The homeserver of another domain, as its description says.
 #[derive(Clone)]
@@ -132,6 +135,27 @@ impl Federation {
         self.exchange(neighbour, request).await?.accepted()
     }
 
+    /// Sends a request for a client from this source to another homeserver, as [`Self::call`] does. One that is out of reach
+    /// may have moved: it is looked at anew, once a minute at most, so that later requests go where it is (FED-1).
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(super) async fn hand_on(
+        &self,
+        neighbour: &Neighbour,
+        request: Request,
+        source: SourceAddress,
+    ) -> Result<Response, Error> {
+        let answer = self.call(neighbour, request).await;
+        if answer.as_ref().is_err_and(is_out_of_reach)
+            && let Ok(found) = Found::find(&self.home, &neighbour.domain, true).await
+        {
+            // The client does not wait for a look that takes long, and learns of the request, not of the look.
+            let _ = self.discover(&neighbour.domain, found.asked_by(source).fresh(false)).await;
+        }
+        answer
+    }
+
     /// Sends a request to another homeserver, signed by this one, once; and once more if that one did not know this one's
     /// keys and does now. Takes whatever answer comes.
     ///
@@ -188,6 +212,11 @@ pub(super) fn is_broken(error: &Error) -> bool {
     let Error::Unreachable(error) = error else { return false };
     let error = error.downcast_ref::<reqwest::Error>();
     error.is_some_and(|error| !(error.is_builder() || error.is_connect() || error.is_timeout()))
+}
+
+/// Whether another homeserver gave no answer. A lack of memory here says nothing of it.
+fn is_out_of_reach(error: &Error) -> bool {
+    matches!(error, Error::Unreachable(error) if !error.is::<NoMemory>())
 }
 
 /// The problem of an answer that the protocol does not know.

@@ -32,7 +32,8 @@ pub async fn relay_request(federation: Federation, mut request: Request, payment
             &[&domain.as_str()],
         )
         .await?;
-    let found = Found::of(&row).map_err(Failure::fault)?.asked_by(request.source());
+    let source = request.source();
+    let found = Found::of(&row).map_err(Failure::fault)?.asked_by(source);
     let memory = place.answer_memory();
     let sealed = request.take_body();
     let called = async {
@@ -42,7 +43,8 @@ pub async fn relay_request(federation: Federation, mut request: Request, payment
             .accepting(RESPONSE_MEDIA_TYPE)
             .within(federation.relay_time)
             .answered_in(federation.relayed_answer_bytes + ENVELOPE_BYTES);
-        federation.call(&neighbour, call).await.map_err(|error| Failure::from(neighbour::problem(&error)))
+        let answer = federation.hand_on(&neighbour, call, source).await;
+        answer.map_err(|error| Failure::from(neighbour::problem(&error)))
     };
     let answer = federation.relayed(&mut request, &mut place, called).await?;
     if answer.content_type != RESPONSE_MEDIA_TYPE {

@@ -50,7 +50,8 @@ pub async fn relay_token_request(federation: Federation, mut request: Request, p
         let detail = "one token of this server does not buy so many of another one";
         return Err(Problem::with_detail(ProblemType::InvalidTokenRequest, detail).into());
     }
-    let found = Found::of(&row).map_err(Failure::fault)?.asked_by(request.source());
+    let source = request.source();
+    let found = Found::of(&row).map_err(Failure::fault)?.asked_by(source);
     let media_type = format.response_media_type();
     let memory = place.answer_memory();
     let body = request.take_body();
@@ -62,7 +63,8 @@ pub async fn relay_token_request(federation: Federation, mut request: Request, p
             .body(format.request_media_type(), body)
             .accepting(media_type)
             .within(federation.relay_time);
-        federation.call(&neighbour, call).await.map_err(|error| Failure::from(problem(&error)))
+        let answer = federation.hand_on(&neighbour, call, source).await;
+        answer.map_err(|error| Failure::from(problem(&error)))
     };
     let answer = federation.relayed(&mut request, &mut place, called).await?;
     if let Some(limit) = answer.rate_limit {

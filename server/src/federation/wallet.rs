@@ -18,7 +18,7 @@ use tls_codec::Serialize as _;
 use tokio::time::timeout;
 use voprf::Ristretto255;
 
-use super::{Federation, neighbour::Neighbour};
+use super::{Federation, discovery::Found, neighbour::Neighbour};
 use crate::{
     clock::now,
     database::{DatabaseError, SqlOutcome, UnknownOutcome, outcome},
@@ -36,6 +36,7 @@ outcome! {
     pub TakeTokenOutcome: "federation.take_token_outcome" {
         Taken = "taken",
         None = "none",
+        Blocked = "blocked",
     }
 }
 
@@ -79,6 +80,15 @@ impl NoToken {
             _ => false,
         }
     }
+
+    /// Whether the issuer may have another key than the one in its description that was seen.
+    fn is_about_the_key(&self) -> bool {
+        match self {
+            Self::NoKey | Self::Unverified => true,
+            Self::Refused(error) => error.problem() == Some(ProblemType::UnknownTokenKey),
+            _ => false,
+        }
+    }
 }
 
 impl Federation {
@@ -118,6 +128,7 @@ impl Federation {
             let row = self.home.database.query_one(sql, &[&neighbour.domain.as_str()]).await?;
             match TakeTokenOutcome::of(&row)? {
                 TakeTokenOutcome::None => return Ok(None),
+                TakeTokenOutcome::Blocked => return Err(NoToken::Blocked),
                 TakeTokenOutcome::Taken => {}
             }
             // One that does not open is lost.
@@ -153,8 +164,34 @@ impl Federation {
         Ok(())
     }
 
-    /// New tokens, and the id of the key that they were made with.
+    /// New tokens, and the id of the key that they were made with. Where the issuer does not know the key that was seen, its
+    /// homeserver is looked at anew (FED-1), and asked once more if it has another one: what is asked for with a dead key fails
+    /// each time, and takes from the allowance where the issuer finds out late.
     async fn ask_for_tokens(
+        &self,
+        neighbour: &Neighbour,
+        number: u16,
+    ) -> Result<([u8; 32], Vec<Vec<u8>>), NoToken> {
+        let error = match self.ask_with_the_key_seen(neighbour, number).await {
+            Err(error) if error.is_about_the_key() => error,
+            asked => return asked,
+        };
+        match self.with_another_key(neighbour).await {
+            Some(fresh) => self.ask_with_the_key_seen(&fresh, number).await,
+            None => Err(error),
+        }
+    }
+
+    /// The homeserver after another look at it, if its issuer has another key than before.
+    async fn with_another_key(&self, neighbour: &Neighbour) -> Option<Neighbour> {
+        let found = Found::find(&self.home, &neighbour.domain, true).await.ok()?;
+        let fresh = self.neighbour(&neighbour.domain, found, None).await.ok()?;
+        let key = |homeserver: &Neighbour| homeserver.description.issuer.current_key(now());
+        (key(&fresh) != key(neighbour)).then_some(fresh)
+    }
+
+    /// The same, with the key in the description at hand.
+    async fn ask_with_the_key_seen(
         &self,
         neighbour: &Neighbour,
         number: u16,

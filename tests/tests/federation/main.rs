@@ -8,6 +8,7 @@ mod failing;
 mod groups;
 mod hidden;
 mod lost_answers;
+mod moved;
 mod neighbours;
 mod on_the_way;
 mod outbox;

@@ -109,10 +109,14 @@ async fn what_was_recorded_on_the_way_is_worth_nothing_again() {
     let call = remote.paid(Call::post("/ds/group-ids"));
     let capsule = Capsule::seal(&remote.gateway_keys().await, &call.wire());
     let again = capsule.call(relay(remote));
-    let reply = home.pay(&again).await;
-    assert_eq!(capsule.open(&reply).status, StatusCode::CREATED);
+    home.pay(&again).await.assert_ok("the first time");
+    assert!(remote.is_spent(&call.wire().nonce.unwrap()).await, "the inner token");
+    assert_eq!(remote.count("ds.reservations").await, 1, "it was done");
     let before = remote.snapshot().await;
-    home.pay(&again).await.assert_ok("it is handed on: nobody sees that it came before");
+    let reply = home.pay(&again).await;
+    reply.assert_ok("it is handed on: nobody sees that it came before");
+    // What seals a request opens one answer.
+    capsule.open(&reply).assert_problem("it came before", ProblemType::TokenSpent);
     remote.snapshot().await.assert_same(&before, "a sealed request that came before");
 
     // The server's own word for it is good once, too, and for this domain only.
@@ -274,6 +278,11 @@ async fn what_one_person_asks_wrongly_takes_tokens_from_nobody_else() {
     let sql = "SELECT operator.trust_homeserver_key('third.example', $1)";
     let public = careless.public_key();
     remote.admin.execute(sql, &[&public.as_bytes().as_slice()]).await.unwrap();
+    let mut dead = Ask::batch_for(&key, 1, &challenge(remote.domain()));
+    dead.body[2] = unknown;
+    let reply = remote.ask(0, &careless, dead.media_type, &dead.body).await;
+    reply.assert_problem("a key that does not issue", ProblemType::UnknownTokenKey);
+    assert_eq!(remote.count("aas.takers WHERE domain = 'third.example'").await, 0, "it takes nothing");
     for _ in 0..110 {
         let mut wrong = Ask::batch_for(&key, 1, &challenge(remote.domain()));
         wrong.body.iter_mut().rev().take(32).for_each(|byte| *byte = 0xff);

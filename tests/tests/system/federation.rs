@@ -19,7 +19,7 @@ use tokio_postgres::Client as Connection;
 
 use crate::own_address;
 
-const OTHER: &str = "other.example";
+pub const OTHER: &str = "other.example";
 
 fn other() -> Domain {
     OTHER.parse().unwrap()
@@ -51,13 +51,13 @@ async fn ask(world: &World) -> Reply {
     world.pay(&Call::get(format!("/homeservers/{OTHER}"))).await
 }
 
-async fn shown(world: &World) -> Description {
+pub async fn shown(world: &World) -> Description {
     let shown: HomeserverShown = ask(world).await.decode();
     Description::from_json(shown.description.as_bytes()).expect("it is a description")
 }
 
 /// The reason for which the other homeserver is not known.
-async fn refusal(world: &World) -> String {
+pub async fn refusal(world: &World) -> String {
     let problem = ask(world).await.assert_problem("the other homeserver", ProblemType::HomeserverUnknown);
     problem.detail.expect("the reason is told")
 }
@@ -200,7 +200,7 @@ async fn a_homeserver_that_lost_its_keys_is_unknown_until_the_operator_accepts_i
 }
 
 /// A description of the other domain, signed by this key.
-fn described(key: &SigningKey, change: impl FnOnce(&mut Description)) -> Vec<u8> {
+pub fn described(key: &SigningKey, change: impl FnOnce(&mut Description)) -> Vec<u8> {
     let own = ServerKey {
         public_key: key.public_key(),
         not_before: now() - 100,

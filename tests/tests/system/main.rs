@@ -24,6 +24,7 @@ mod master_key;
 mod metrics;
 mod monitoring;
 mod operations;
+mod outgoing;
 mod privacy;
 mod recovery;
 mod relay;

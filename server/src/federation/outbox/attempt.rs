@@ -37,7 +37,7 @@ const SPENT: usize = 2;
 /// The reason for which a delivery is set aside that breaks its connections, as federation.is_retried has it.
 const BROKEN: &str = "breaks the connection";
 
-/// Seconds within which a lane is tried again that found no place here.
+/// Seconds within which a lane is tried again that found no place here, or whose domain was blocked meanwhile.
 const NO_PLACE: i32 = 2;
 /// Seconds within which a lane is tried again that this server's own database let down.
 const NO_DATABASE: i32 = 10;
@@ -79,12 +79,12 @@ pub(super) enum AttemptError {
 
 impl AttemptError {
     /// The seconds within which the lane is tried again, where the attempt says nothing of the other homeserver: this one
-    /// lacked something.
+    /// lacked something, or its operator blocked the domain meanwhile, which the next claim finds.
     fn put_off(&self) -> Option<i32> {
         match self {
-            Self::Crowded | Self::Discovery(DiscoveryError::Busy) | Self::NoToken(NoToken::Busy) => {
-                Some(NO_PLACE)
-            }
+            Self::Crowded
+            | Self::Discovery(DiscoveryError::Busy | DiscoveryError::Blocked)
+            | Self::NoToken(NoToken::Busy | NoToken::Blocked) => Some(NO_PLACE),
             Self::Database(_)
             | Self::Discovery(DiscoveryError::Database(_))
             | Self::NoToken(NoToken::Database(_)) => Some(NO_DATABASE),
@@ -266,6 +266,7 @@ mod tests {
             AttemptError::Crowded,
             AttemptError::Discovery(DiscoveryError::Busy),
             AttemptError::NoToken(NoToken::Busy),
+            AttemptError::NoToken(NoToken::Blocked),
             AttemptError::MasterKey,
             AttemptError::Database(DatabaseError::Pool("all are busy")),
             AttemptError::Discovery(DiscoveryError::Database(DatabaseError::Pool("all are busy"))),

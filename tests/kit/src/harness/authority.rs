@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        ServerConfig,
+        DEFAULT_VERSIONS, ServerConfig, SupportedProtocolVersion,
         crypto::aws_lc_rs,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     },
@@ -125,11 +125,16 @@ impl Certificate {
 
     /// TLS as a server with this certificate speaks it.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
+        self.acceptor_of(DEFAULT_VERSIONS)
+    }
+
+    /// The same in these versions only.
+    pub(super) fn acceptor_of(&self, versions: &[&'static SupportedProtocolVersion]) -> TlsAcceptor {
         let read = |file| fs::read(file).expect("it can be read");
         let chain = CertificateDer::pem_slice_iter(&read(&self.certificate)).collect::<Result<_, _>>();
         let key = PrivateKeyDer::from_pem_slice(&read(&self.key)).expect("it is a key");
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("there are some")
             .with_no_client_auth()
             .with_single_cert(chain.expect("it is a certificate"), key)

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio_rustls::{TlsAcceptor, rustls::version::TLS12};
 
 use super::{Certificate, judge::Message};
 
@@ -23,7 +24,15 @@ pub struct FalseHomeserver {
 impl FalseHomeserver {
     /// One that answers with these bytes; none of them: it never answers.
     pub async fn start(files: &Certificate, answer: Vec<u8>) -> Self {
-        let acceptor = files.acceptor();
+        Self::accepting(files.acceptor(), answer).await
+    }
+
+    /// The same, which speaks TLS 1.2 and no other version.
+    pub async fn start_with_tls_1_2(files: &Certificate, answer: Vec<u8>) -> Self {
+        Self::accepting(files.acceptor_of(&[&TLS12]), answer).await
+    }
+
+    async fn accepting(acceptor: TlsAcceptor, answer: Vec<u8>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it has an address");
         let (asked, answer) = (Arc::<AtomicUsize>::default(), Arc::new(Mutex::new(answer)));

@@ -9,6 +9,7 @@ mod retried;
 mod room;
 mod rules;
 mod slow;
+mod wallet;
 
 use std::{
     sync::{
