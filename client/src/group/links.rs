@@ -26,6 +26,22 @@ const NEWS_AGAIN: u64 = 60 * 60;
 /// The same where the AS was asked about as often as it is at all.
 const LATE_NEWS_AGAIN: u64 = 24 * 60 * 60;
 
+/// Condition on a row `e` of `eids`: in a group of this device somebody says to be the user, by its present name or one that it
+/// had before, or a client of the user's was seen. A member that was silent for long has no credential by which lookups show its
+/// clients, and may speak again.
+pub(crate) const NAMES_USER: &str = "(
+    e.user IN (SELECT i.user FROM links l
+                 JOIN groups g ON g.group_id = l.group_id AND g.active = 1
+                 JOIN identities i ON i.client_key = l.client_key
+                UNION
+               SELECT l.user FROM links l
+                 JOIN groups g ON g.group_id = l.group_id AND g.active = 1
+                WHERE l.user IS NOT NULL)
+    OR e.former <> x'80' AND EXISTS
+        (SELECT 1 FROM links l
+           JOIN groups g ON g.group_id = l.group_id AND g.active = 1
+          WHERE instr(e.former, CAST(l.user AS BLOB)) > 0))";
+
 /// The link of a leaf and its client.
 pub(super) fn link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<IdentityLink>> {
     let link: Option<Option<Vec<u8>>> = tx
