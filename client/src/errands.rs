@@ -345,7 +345,7 @@ impl Session {
         Ok(())
     }
 
-    /// Asks the AS about members that were not confirmed yet, each user once.
+    /// Asks the AS about members that were not confirmed yet, each user once, and compares what their cards tell.
     pub(crate) async fn confirm_identities(&self) -> Result<()> {
         let mut asked: HashMap<UserName, (bool, InVain)> = HashMap::new();
         for (client_key, user) in self.store.read(group::unconfirmed)? {
@@ -365,7 +365,10 @@ impl Session {
                 if is_shown { group::doubt(tx, &user, &client_key) } else { Ok(()) }
             })?;
         }
-        Ok(())
+        if self.store.read(group::told_states)?.is_empty() {
+            return Ok(());
+        }
+        self.store.write(group::hear_states)
     }
 }
 

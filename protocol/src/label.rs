@@ -21,6 +21,7 @@ labels! {
     ADDRESS_SEAL "Postern address seal" "Key that an address's queue id is sealed under.";
     ADDRESS_BINDING "Postern address binding" "Value that ties an address to its first (domain, group).";
     ADDRESS_PUSH "Postern address push" "Key that an address's push is sealed under.";
+    CARD_STATE "Postern card state" "Signature of a client over the state of its user's identity in the card of its leaf.";
     CHAIN_HEADER "Postern chain header" "HPKE info of a chain's header.";
     CHAIN_KEY "Postern chain key" "Next key of a chain.";
     CHAIN_MESSAGE "Postern chain message" "Key of a chain's message.";

@@ -6,8 +6,9 @@
 --   digest: SHA-256 of a label and the code, which the client keeps
 --
 -- Returns made, with last_day, the number of days from 1970 to the last one on which the invite is good; token_spent;
--- unknown_client; suspended: the operator has suspended the user; too_many_invites: the user has made as many as it can
--- in the time of an invite, used or not, or the digest is another's.
+-- unknown_client, also for one that is not confirmed (AS-4); suspended: the operator has suspended the user;
+-- too_many_invites: the user has made as many as it can in the time of an invite, used or not, or the digest is
+-- another's.
 -- Called by POST /as/invites.
 CREATE OR REPLACE FUNCTION auth.make_invite(
     issuer_key smallint, nonce bytea, client_key bytea, digest bytea,
@@ -27,7 +28,7 @@ BEGIN
       INTO maker
       FROM auth.clients c
       JOIN auth.users u USING (user_id), auth.settings s
-     WHERE c.client_key = make_invite.client_key
+     WHERE c.client_key = make_invite.client_key AND c.confirmed
        FOR NO KEY UPDATE OF u;
     IF NOT FOUND THEN
         outcome := 'unknown_client';

@@ -5,7 +5,7 @@
 use postern_protocol::{ds::GroupId, name::UserName};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{members, message::Content, outbox, record, state::GroupState};
+use super::{links::NAMES_USER, members, message::Content, outbox, record, state::GroupState};
 use crate::{
     error::{Error, Result},
     event::Event,
@@ -274,16 +274,14 @@ pub(crate) fn forget_hint(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 
 /// Some of the members' users that the AS was not asked about since a time (seconds since 1970).
 pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
-    let mut statement = tx.sql().prepare_cached(
-        "SELECT DISTINCT i.user FROM links l
-           JOIN groups g ON g.group_id = l.group_id AND g.active = 1
-           JOIN identities i ON i.client_key = l.client_key
-           JOIN eids e ON e.user = i.user AND e.pending = 0
-          WHERE e.seen < ?1 AND NOT EXISTS
-              (SELECT 1 FROM gone_members m WHERE m.user = i.user AND m.due > ?3)
-             AND NOT EXISTS (SELECT 1 FROM member_news n WHERE n.user = i.user)
-          ORDER BY e.seen LIMIT ?2",
-    )?;
+    let sql = format!(
+        "SELECT e.user FROM eids e
+          WHERE e.pending = 0 AND e.seen < ?1 AND {NAMES_USER}
+            AND NOT EXISTS (SELECT 1 FROM gone_members m WHERE m.user = e.user AND m.due > ?3)
+            AND NOT EXISTS (SELECT 1 FROM member_news n WHERE n.user = e.user)
+          ORDER BY e.seen LIMIT ?2"
+    );
+    let mut statement = tx.sql().prepare_cached(&sql)?;
     let rows = statement
         .query_map(params![integer(time), AT_ONCE, integer(tx.now())], |row| row.get(0))?
         .collect::<Result<Vec<String>, _>>()?;

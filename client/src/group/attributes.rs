@@ -3,9 +3,12 @@
 //! `cards`.
 
 use postern_protocol::{
-    Attributes, Payload, PublicKey,
+    Attributes, Payload, PublicKey, Signature,
     credential::ClientCredential,
     ds::{GroupId, LeafAttributes, MAX_ATTRIBUTES},
+    eid::EidState,
+    key::SigningKey,
+    label::Label,
     problem::ProblemType,
 };
 use rusqlite::params;
@@ -15,7 +18,7 @@ use super::{links, record, state::GroupState};
 use crate::{
     account::Account,
     error::{Error, Result},
-    identity::IdentityLink,
+    identity::{self, IdentityLink},
     key_packages,
     profile::{self, SharedProfileKey},
     sealed,
@@ -31,11 +34,39 @@ const CARDS_AT_ONCE: usize = 64;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Card {
     pub link: IdentityLink,
+    /// The state of the identity of the leaf's user (AS-3). Absent in a card that another member brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<CardState>,
     /// The key to the profile of the leaf's user (AS-6). Absent where it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile_key: Option<SharedProfileKey>,
     /// The application's.
     pub content: Payload,
+}
+
+/// The state of a user's identity as one of the user's clients knows it. The client signs it, since all members can seal a
+/// card: nobody speaks of another's identity.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct CardState {
+    pub eid: EidState,
+    /// By the client's key (Ed25519, 64 bytes), over [`CardState::to_be_signed`].
+    pub signature: Signature,
+}
+
+impl CardState {
+    pub(super) fn sign(client: &SigningKey, group: &GroupId, leaf_key: &PublicKey, eid: EidState) -> Self {
+        Self { eid, signature: client.sign(&Self::to_be_signed(group, leaf_key, &eid)) }
+    }
+
+    /// Whether this client told it of a leaf of the group.
+    pub(super) fn is_by(&self, client: &PublicKey, group: &GroupId, leaf_key: &PublicKey) -> bool {
+        client.verify(&Self::to_be_signed(group, leaf_key, &self.eid), &self.signature).is_ok()
+    }
+
+    /// `"Postern card state" || 0 || group id || leaf key || incarnation as u32 || epoch as u64 || transcript`
+    fn to_be_signed(group: &GroupId, leaf_key: &PublicKey, eid: &EidState) -> Vec<u8> {
+        Label::CARD_STATE.followed_by(&[&group.to_mls(), leaf_key.as_bytes(), &eid.to_bytes()])
+    }
 }
 
 impl GroupState {
@@ -53,17 +84,23 @@ impl GroupState {
         Ok(contents.filter(|(_, content)| !content.is_empty()).collect())
     }
 
-    /// Learns from cards who the members are.
+    /// Learns from cards who the members are, and how far their users' identities have come.
     pub(crate) fn learn(&self, tx: &Tx<'_>, kept: &[LeafAttributes]) -> Result<()> {
         for (leaf_key, card) in self.cards(tx, kept)?.unwrap_or_default() {
             if self.member(&leaf_key).is_some() {
                 links::told(tx, &self.id, &leaf_key, &card.link)?;
+                if let Some(state) = &card.state
+                    && let Some(client) = links::client(tx, &self.id, &leaf_key)?
+                    && state.is_by(&client.client_key, &self.id, &leaf_key)
+                {
+                    links::told_state(tx, &self.id, &leaf_key, &state.eid)?;
+                }
                 let profile_key = card.profile_key.as_ref();
                 let by = (&leaf_key, false);
                 links::told_profile_key(tx, &self.id, &leaf_key, &card.link, profile_key, by)?;
             }
         }
-        Ok(())
+        links::hear_states(tx)
     }
 
     /// The clients that leaves are, as their cards prove.
@@ -92,16 +129,21 @@ impl GroupState {
     /// while this device has no key for them.
     pub(super) fn cards_for_commit(&self, tx: &Tx<'_>, added: &[PublicKey]) -> Result<Vec<LeafAttributes>> {
         let Some(key) = record::attributes_key(tx, &self.id)? else { return Ok(Vec::new()) };
-        let account = Account::load(tx)?;
-        let link =
-            IdentityLink::sign(&account.client_key(), account.credential()?, Some(&self.id), &self.leaf);
+        let (account, own_leaf) = (Account::load(tx)?, self.leaf.public_key());
+        let client = account.client_key();
+        let link = IdentityLink::sign(&client, account.credential()?, Some(&self.id), &self.leaf);
+        let state = match identity::own_state(tx) {
+            Ok(eid) => Some(CardState::sign(&client, &self.id, &own_leaf, eid)),
+            Err(Error::NotReady) => None,
+            Err(error) => return Err(error),
+        };
         let content = Payload::new(record::attributes(tx, &self.id)?);
-        let own = Card { link, profile_key: profile::own_key(tx)?, content };
-        let mut cards = vec![(self.leaf.public_key(), own)];
+        let own = Card { link, state, profile_key: profile::own_key(tx)?, content };
+        let mut cards = vec![(own_leaf, own)];
         for leaf_key in added.iter().take(CARDS_AT_ONCE) {
             if let Some(link) = key_packages::link_of(tx, leaf_key)? {
                 let profile_key = links::profile_key(tx, &link)?;
-                cards.push((*leaf_key, Card { link, profile_key, content: Payload::default() }));
+                cards.push((*leaf_key, Card { link, state: None, profile_key, content: Payload::default() }));
             }
         }
         let mut attributes = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, name::UserName};
+use postern_protocol::{PublicKey, credential::ClientCredential, ds::GroupId, eid::EidState, name::UserName};
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{
@@ -25,6 +25,22 @@ const SHOW_AGAIN: u64 = 60;
 const NEWS_AGAIN: u64 = 60 * 60;
 /// The same where the AS was asked about as often as it is at all.
 const LATE_NEWS_AGAIN: u64 = 24 * 60 * 60;
+
+/// Condition on a row `e` of `eids`: in a group of this device somebody says to be the user, by its present name or one that it
+/// had before, or a client of the user's was seen. A member that was silent for long has no credential by which lookups show its
+/// clients, and may speak again.
+pub(crate) const NAMES_USER: &str = "(
+    e.user IN (SELECT i.user FROM links l
+                 JOIN groups g ON g.group_id = l.group_id AND g.active = 1
+                 JOIN identities i ON i.client_key = l.client_key
+                UNION
+               SELECT l.user FROM links l
+                 JOIN groups g ON g.group_id = l.group_id AND g.active = 1
+                WHERE l.user IS NOT NULL)
+    OR e.former <> x'80' AND EXISTS
+        (SELECT 1 FROM links l
+           JOIN groups g ON g.group_id = l.group_id AND g.active = 1
+          WHERE instr(e.former, CAST(l.user AS BLOB)) > 0))";
 
 /// The link of a leaf and its client.
 pub(super) fn link(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey) -> Result<Option<IdentityLink>> {
@@ -51,6 +67,46 @@ pub(super) fn shown(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &I
 /// what was known is never overwritten.
 pub(super) fn told(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &IdentityLink) -> Result<()> {
     keep(tx, group, leaf_key, link, "links.client_key IS NULL")
+}
+
+/// Keeps the state of its user's identity that a member's card tells, until a lookup confirmed the client.
+pub(super) fn told_state(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, eid: &EidState) -> Result<()> {
+    tx.sql()
+        .prepare_cached("UPDATE links SET eid = ?3 WHERE group_id = ?1 AND leaf_key = ?2")?
+        .execute(params![group.to_mls(), leaf_key.as_bytes(), encode(eid)])?;
+    Ok(())
+}
+
+/// The states of users' identities that cards told, and the clients that told them, as far as lookups confirmed these.
+pub(crate) fn told_states(tx: &Tx<'_>) -> Result<Vec<(UserName, PublicKey, EidState)>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT l.client_key, l.eid FROM links l
+          WHERE l.eid IS NOT NULL
+            AND EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key AND i.pending = 0)",
+    )?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<([u8; 32], Vec<u8>)>, _>>()?;
+    let mut states = Vec::new();
+    for (client_key, eid) in rows {
+        let client_key = PublicKey::new(client_key);
+        // None of a user whose reset waits for a person.
+        if let Some(user) = identity::confirmed(tx, &client_key)? {
+            states.push((user, client_key, decode(&eid, "a state")?));
+        }
+    }
+    Ok(states)
+}
+
+/// Compares [`told_states`] with what the AS showed.
+pub(crate) fn hear_states(tx: &Tx<'_>) -> Result<()> {
+    for (user, client_key, eid) in told_states(tx)? {
+        identity::heard(tx, &user, &client_key, &eid)?;
+        tx.sql()
+            .prepare_cached("UPDATE links SET eid = NULL WHERE client_key = ?1")?
+            .execute([client_key.as_bytes()])?;
+    }
+    Ok(())
 }
 
 /// Keeps the key to the profile of a member's user that the member with the leaf key `by` told, if the link that it told is of

@@ -55,7 +55,7 @@ pub(crate) use self::{
     introduce::{introduce, waiting_groups},
     join::{forget_early, join, join_at_last, join_later, late_welcomes, take_early, tree_of_welcome},
     leave::withdraw_invitation,
-    links::{unconfirmed, was_asked},
+    links::{NAMES_USER, hear_states, told_states, unconfirmed, was_asked},
     members::{claims, devices_of, history, members, pending_events},
     onlooker::keep as keep_unfollowed,
     outcasts::{

@@ -439,7 +439,7 @@ pub(crate) fn has_device(tx: &Tx<'_>, name: &UserName, client: &PublicKey) -> Re
 /// asked, nobody that a person verified or whose reset waits; and that were not looked up for long.
 pub(super) fn forget_strangers(tx: &Tx<'_>) -> Result<()> {
     let own = Account::load(tx)?.user.to_string();
-    let mut statement = tx.sql().prepare_cached(
+    let sql = format!(
         "SELECT e.user FROM eids e
           WHERE e.pending = 0 AND e.verified = 0 AND e.user <> ?1 AND e.seen < ?2
             AND NOT EXISTS (SELECT 1 FROM eids p WHERE p.user = e.user AND p.pending = 1)
@@ -451,8 +451,11 @@ pub(super) fn forget_strangers(tx: &Tx<'_>) -> Result<()> {
             AND NOT EXISTS (SELECT 1 FROM invitations i WHERE i.user = e.user)
             AND NOT EXISTS (SELECT 1 FROM fetches f WHERE f.user = e.user)
             AND NOT EXISTS (SELECT 1 FROM identities i JOIN links l ON l.client_key = i.client_key
-                             WHERE i.user = e.user)",
-    )?;
+                             WHERE i.user = e.user)
+            AND NOT {NAMES_USER}",
+        NAMES_USER = group::NAMES_USER
+    );
+    let mut statement = tx.sql().prepare_cached(&sql)?;
     let long_ago = integer(tx.now().saturating_sub(STRANGERS_KEPT));
     let users = statement.query_map(params![own, long_ago], |row| row.get(0))?;
     for user in users.collect::<Result<Vec<String>, _>>()? {

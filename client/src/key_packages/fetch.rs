@@ -9,7 +9,7 @@ use crate::{
     account::Account,
     contact::{self, Friendship},
     elsewhere,
-    error::{Error, Result, goes_on},
+    error::{Result, goes_on},
     event::Event,
     identity::{self, VerifiedUser},
     invitations,
@@ -60,15 +60,12 @@ async fn fetch_of(store: &Store, api: &Api, user: &UserName) -> Result<()> {
             done(tx)
         });
     }
-    let is_known = |tx: &Tx<'_>, package: &FriendsKeyPackage| {
-        Ok::<_, Error>(identity::confirmed(tx, &package.client.client_key)?.as_ref() == Some(user))
-    };
     let open = |tx: &Tx<'_>| -> Vec<Option<FriendsKeyPackage>> {
         batch.key_packages.iter().map(|package| open_key_package(tx, &friend, package)).collect()
     };
     let packages = store.read(|tx| Ok(open(tx)))?;
     let all_known = store.read(|tx| {
-        packages.iter().flatten().try_fold(true, |known, package| Ok(known && is_known(tx, package)?))
+        packages.iter().flatten().try_fold(true, |known, package| Ok(known && is_known(tx, user, package)?))
     })?;
     if !all_known {
         // A device that is newer than our last lookup.
@@ -76,17 +73,34 @@ async fn fetch_of(store: &Store, api: &Api, user: &UserName) -> Result<()> {
     }
     let own_key = account.client_key().public_key();
     store.write(|tx| {
-        for package in &packages {
-            match package {
-                Some(package) if package.client.client_key == own_key => {}
-                Some(package) if package.client.user == *user && is_known(tx, package)? => {
-                    keep_key_package(tx, package)?;
-                }
-                _ => Event::ignored(format!("a KeyPackage of {user} is unusable")).record(tx)?,
-            }
-        }
+        keep_batch(tx, user, &own_key, &packages)?;
         done(tx)
     })
+}
+
+/// Keeps the KeyPackages that were handed out as a user's, if their clients are the user's; `None` stands for one that does
+/// not open. All that have the user's friendship could seal one, and a QS hand it out.
+pub(crate) fn keep_batch(
+    tx: &Tx<'_>,
+    user: &UserName,
+    own_key: &PublicKey,
+    packages: &[Option<FriendsKeyPackage>],
+) -> Result<()> {
+    for package in packages {
+        match package {
+            Some(package) if package.client.client_key == *own_key => {}
+            Some(package) if package.client.user == *user && is_known(tx, user, package)? => {
+                keep_key_package(tx, package)?;
+            }
+            _ => Event::ignored(format!("a KeyPackage of {user} is unusable")).record(tx)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a lookup showed that a KeyPackage's client is one of a user's.
+fn is_known(tx: &Tx<'_>, user: &UserName, package: &FriendsKeyPackage) -> Result<bool> {
+    Ok(identity::confirmed(tx, &package.client.client_key)?.as_ref() == Some(user))
 }
 
 /// The devices of a user that groups wait for and whose KeyPackages are not at hand.

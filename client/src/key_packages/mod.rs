@@ -18,6 +18,7 @@ pub(crate) use self::{
 };
 #[cfg(test)]
 pub(crate) use self::{
+    fetch::keep_batch,
     own::make_key_package,
     theirs::{keep_key_package, open_key_package},
 };

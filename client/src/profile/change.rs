@@ -21,8 +21,8 @@ use crate::{
 /// How often a change is tried again after another device was faster.
 const ATTEMPTS: u32 = 5;
 
-/// Changes this user's profile at the AS, and has contacts told. Where another device changed it meanwhile, the change is
-/// made to that one.
+/// Changes this user's profile at the AS, and has contacts and groups told. Where another device changed it meanwhile, the
+/// change is made to that one.
 pub(crate) async fn change(api: &Api, store: &Store, change: &ProfileChange) -> Result<()> {
     let account = store.read(Account::load)?;
     let picture = change.picture.as_deref().map_or(Ok(NextPicture::Same), NextPicture::of)?;
@@ -40,7 +40,8 @@ pub(crate) async fn change(api: &Api, store: &Store, change: &ProfileChange) -> 
         if put(api, store, &account, change, picture).await?.is_some() {
             return store.write(|tx| {
                 contact::tell_contacts_of_profile(tx)?;
-                give_key_if_due(tx)
+                // A message of the next version has members ask the AS, and brings the key (AS-11).
+                if give_key_if_due(tx)? { Ok(()) } else { group::tell_groups(tx) }
             });
         }
     }
@@ -54,13 +55,14 @@ fn gives_key(tx: &Tx<'_>, gives: bool) -> Result<()> {
     account.save(tx)
 }
 
-/// Gives groups the key to the profile, if they are to have it.
-fn give_key_if_due(tx: &Tx<'_>) -> Result<()> {
-    if Account::load(tx)?.gives_profile_key {
+/// Gives groups the key to the profile, if they are to have it. Returns whether they were.
+fn give_key_if_due(tx: &Tx<'_>) -> Result<bool> {
+    let is_due = Account::load(tx)?.gives_profile_key;
+    if is_due {
         group::give_profile_key(tx)?;
         gives_key(tx, false)?;
     }
-    Ok(())
+    Ok(is_due)
 }
 
 /// Seals the part for contacts again, if the key to it became another one, and signs the profile anew: a device that was

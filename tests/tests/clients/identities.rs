@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn, group_info::VerifiableGroupInfo};
@@ -19,7 +19,7 @@ use postern_protocol::{
     problem::ProblemType,
 };
 use postern_tests_kit::{
-    BadLine, Commit, User, World, befriend, device_of, eventually, identity_commit, joined, now,
+    BadLine, Commit, PATIENCE, User, World, befriend, device_of, eventually, identity_commit, joined, now,
 };
 use tls_codec::Deserialize as _;
 
@@ -342,6 +342,45 @@ async fn a_change_that_the_server_keeps_back_is_missed_when_the_user_says_someth
     }
     assert_eq!(splits(&told), 1, "{told:?}");
     assert!(told.iter().any(|event| matches!(event, Event::Message { .. })));
+}
+
+#[tokio::test]
+async fn a_change_that_the_server_keeps_back_from_a_newcomer_is_missed_though_the_user_says_nothing() {
+    let world = World::builder().tokens(5).start().await;
+    let liar = Liar::at(&world).await;
+    let (alice, bob) = (world.person("alice").await, world.person("bob").await);
+    let group = alice.create_group("quarry").await.unwrap();
+    befriend(&alice, &bob, group.id()).await;
+    joined(&bob, 1).await;
+    events(&alice).await;
+    group.name_admin(bob.user()).await.unwrap();
+    let mut old = world.look_up(alice.user()).await;
+    world.device(&alice, "laptop").await;
+    events(&alice).await;
+    // It brings her card.
+    group.update().await.unwrap();
+    events(&bob).await;
+
+    let carol = liar.deceives(world.person("carol").await);
+    let (key, name) = (liar.key.clone(), alice.user().clone());
+    liar.lie(move |record| {
+        if record.name == name {
+            let ticket = &mut old.ticket;
+            *ticket = FreshnessTicket::issue(name.clone(), ticket.eid, ticket.tree_hash, now(), &key);
+            *record = old.clone();
+        }
+    });
+    befriend(&bob, &carol, group.id()).await;
+    joined(&carol, 1).await;
+    let until = Instant::now() + PATIENCE;
+    let mut told = Vec::new();
+    while splits(&told) == 0 {
+        assert!(Instant::now() < until, "{told:?}");
+        bob.receive(Duration::ZERO).await.unwrap();
+        told.extend(events(&carol).await);
+    }
+    let is_of_alice = |event: &Event| matches!(event, Event::IdentitySplit { user } if user == alice.user());
+    assert!(told.iter().any(is_of_alice), "{told:?}");
 }
 
 #[tokio::test]

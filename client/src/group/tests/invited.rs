@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     group::{add_invited, add_invited_client, invited, strayed, why_not_added, withdraw_invitation},
     invitations,
+    key_packages::keep_batch,
 };
 
 /// The place of the init key in an `MLSMessage` with a KeyPackage: after four numbers of two bytes, and a length.
@@ -120,6 +121,48 @@ fn a_key_package_that_groups_do_not_take_is_not_kept() {
     // Whatever is encrypted to this point, all have the same secret.
     assert!(!with(Some([0; 32]), None), "its init key");
     assert!(!with(None, Some([0; 32])), "its leaf's key");
+}
+
+#[test]
+fn a_key_package_that_a_server_hands_out_as_a_users_is_kept_only_if_its_client_is_the_users() {
+    let Trio { alice, bob, carol, issuer, .. } = Trio::alone();
+    let mallory = person("mallory", &issuer);
+    alice.knows(&[&bob, &carol]);
+    drop(alice.events());
+    // Carol and Mallory have it, too.
+    let bobs = FriendshipSecrets::generate().unwrap().friend.clone();
+    let own_key = client_key(&alice);
+    let is_kept = |maker: &Person, name: &UserName| {
+        let (mut account, client_key) = (maker.account(), client_key(maker));
+        let (not_before, not_after, issuer_key) = (0, u64::MAX, issuer.public_key());
+        let credential =
+            ClientCredential { user: name.clone(), client_key, not_before, not_after, issuer_key };
+        account.credential = Some(credential.issue(&issuer));
+        let make =
+            |tx: &Tx<'_>| make_key_package(tx, &account, &bobs, &delivery(), Pseudonym::random(), false);
+        let package = maker.store.write(make).unwrap().package;
+        alice
+            .store
+            .write(|tx| {
+                let packages = [open_key_package(tx, &bobs, &package)];
+                assert!(packages[0].is_some(), "the client and the leaf signed each other");
+                keep_batch(tx, &bob.user, &own_key, &packages)?;
+                Ok(key_package_of(tx, &client_key)?.is_some())
+            })
+            .unwrap()
+    };
+    for (what, maker, name) in [
+        ("another user's", &carol, &carol.user),
+        ("another user's client that is called Bob", &carol, &bob.user),
+        ("a client that nobody knows and that is called Bob", &mallory, &bob.user),
+        ("his client that is called otherwise", &bob, &carol.user),
+    ] {
+        assert!(!is_kept(maker, name), "{what}");
+        let events = alice.events();
+        assert!(matches!(events.as_slice(), [Event::Ignored { .. }]), "{what}: {events:?}");
+    }
+    assert!(is_kept(&bob, &bob.user));
+    assert_eq!(alice.events(), []);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Titles, members' names, and their accounts.
 
-use postern_protocol::profile::ProfileKey;
+use postern_protocol::{Transcript, eid::EidState, profile::ProfileKey};
 
 use super::*;
 use crate::{
@@ -8,6 +8,7 @@ use crate::{
     group::{
         InVain,
         accounts::{EAGER, MOST_LOOKS, hint},
+        attributes::CardState,
     },
     profile::SharedProfileKey,
 };
@@ -590,4 +591,54 @@ async fn an_as_that_is_out_of_reach_is_asked_ever_more_seldom_and_ends_no_hint()
     assert_eq!(counted("member_news", &nobody), Some((0, 1)));
     let to_look_up = alice.store.read(|tx| crate::group::not_seen_since(tx, tx.now())).unwrap();
     assert_eq!(to_look_up, [], "it has its pauses from now on");
+}
+
+#[test]
+fn a_card_tells_how_far_its_users_identity_has_come_once_the_client_is_confirmed() {
+    let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
+    alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();
+    bob.receive(&alice.send(&id)).unwrap();
+    let looked_up = |tx: &Tx<'_>| {
+        keep_identity(tx, &bob.user);
+        Ok(())
+    };
+    alice.store.write(looked_up).unwrap();
+    let leaf_key = bob.leaf(&id);
+    let claims = || -> Vec<(String, Vec<u8>)> {
+        let find = |tx: &Tx<'_>| -> Result<Vec<(String, Vec<u8>)>> {
+            let mut statement = tx.sql().prepare("SELECT user, state FROM eid_claims")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+        };
+        alice.store.read(find).unwrap()
+    };
+    let learn = || {
+        let cards = bob.shown(&id).attributes;
+        alice.store.write(|tx| GroupState::load(tx, &id)?.learn(tx, &cards)).unwrap();
+    };
+
+    bob.store.write(|tx| Ok(tx.sql().execute("UPDATE eids SET epoch = 5", [])?)).unwrap();
+    learn();
+    assert!(claims().is_empty(), "whether he is Bob is not known");
+    alice.knows(&[&bob]);
+    alice.store.write(crate::group::hear_states).unwrap();
+    let eid = EidState { incarnation: 0, epoch: 5, transcript: Transcript::new([0; 32]) };
+    assert_eq!(claims(), [(bob.user.to_string(), crate::store::encode(&eid))]);
+    assert!(alice.store.read(crate::group::told_states).unwrap().is_empty());
+
+    // He goes on, and says so with the next commit.
+    bob.store.write(|tx| Ok(tx.sql().execute("UPDATE eids SET epoch = 6", [])?)).unwrap();
+    learn();
+    assert_eq!(claims(), [(bob.user.to_string(), crate::store::encode(&EidState { epoch: 6, ..eid }))]);
+
+    // Nobody else speaks for him, and a state counts for its leaf only.
+    let (bobs, carols) = (bob.account().client_key(), carol.account().client_key());
+    let is_his = |state: &CardState| state.is_by(&bobs.public_key(), &id, &leaf_key);
+    assert!(is_his(&CardState::sign(&bobs, &id, &leaf_key, eid)));
+    assert!(!is_his(&CardState::sign(&carols, &id, &leaf_key, eid)));
+    assert!(!is_his(&CardState::sign(&bobs, &id, &alice.leaf(&id), eid)));
+    let other = GroupId::new([7; 16], "example.org".parse().unwrap());
+    assert!(!is_his(&CardState::sign(&bobs, &other, &leaf_key, eid)));
+    let changed = EidState { epoch: 9, ..eid };
+    assert!(!is_his(&CardState { eid: changed, ..CardState::sign(&bobs, &id, &leaf_key, eid) }));
 }

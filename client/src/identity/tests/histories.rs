@@ -300,7 +300,34 @@ async fn users_that_this_one_has_nothing_to_do_with_are_forgotten_after_a_while(
     long_ago();
     assert!(is_known(), "a person verified her");
     bob.write(|tx| set_verified(tx, &alice(), false));
-    assert!(!is_known());
+
+    // A leaf in a group of his says to be hers, and the AS shows no client of hers with a credential any more.
+    bob.write(|tx| {
+        known::keep_clients(tx, &alice(), Which::Accepted, &[])?;
+        tx.sql().execute_batch(
+            "INSERT INTO groups (group_id, title, leaf_key, active, introduce, next_number, committed)
+             VALUES (x'01', '', x'', 1, 0, 1, 0);
+             INSERT INTO links (group_id, leaf_key, client_key, user, last_number)
+             VALUES (x'01', x'02', x'03', 'alice@example.org', 0)",
+        )?;
+        Ok(())
+    });
+    let to_look_up = || bob.write(|tx| crate::group::not_seen_since(tx, 2));
+    assert!(is_known(), "she is a member");
+    assert_eq!(to_look_up(), [alice()]);
+    bob.write(|tx| {
+        let former: [UserName; 1] = ["alicia@example.org".parse().unwrap()];
+        tx.sql().execute("UPDATE eids SET former = ?1", [crate::store::encode(&former)])?;
+        Ok(tx.sql().execute("UPDATE links SET user = ?1", [former[0].to_string()])?)
+    });
+    assert!(is_known(), "she was called so before");
+    assert_eq!(to_look_up(), [alice()]);
+    bob.write(|tx| Ok(tx.sql().execute("UPDATE links SET user = 'carol@example.org'", [])?));
+    assert_eq!(to_look_up(), []);
+    bob.write(|tx| Ok(tx.sql().execute("UPDATE links SET user = 'alice@example.org'", [])?));
+    bob.write(|tx| Ok(tx.sql().execute("UPDATE groups SET active = 0", [])?));
+    assert_eq!(to_look_up(), []);
+    assert!(!is_known(), "he is not in it any more");
     assert!(!is_confirmed(&bob, &phone));
     assert_eq!(bob.write(|tx| known::transcripts(tx, &alice(), Which::Accepted)), []);
 }

@@ -1,8 +1,9 @@
 //! Members' work for a group that nobody asks for (DS-10), the attributes that they keep in it (DS-12), the devices of
-//! one user in it, its admins, and its end.
+//! one user in it, its admins, its end, and a server that hands out other KeyPackages than those of who is invited.
 
 mod accounts;
 mod devices;
+mod invitations;
 mod members;
 mod upkeep;
 

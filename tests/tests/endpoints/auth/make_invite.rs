@@ -5,7 +5,7 @@ use postern_protocol::{
     admission::{InviteCode, InviteMade, MakeInvite},
     problem::ProblemType,
 };
-use postern_tests_kit::{Call, Party, World, now};
+use postern_tests_kit::{Call, Commit, Party, World, now};
 use reqwest::StatusCode;
 
 use super::commit_identity::random_user;
@@ -97,5 +97,21 @@ async fn a_suspended_user_makes_none() {
     world.admin.execute("SELECT operator.suspend_user('alice')", &[]).await.unwrap();
     let call = inviting(&InviteCode::generate(), &alice.device);
     world.assert_refuses("a suspended user", &call, ProblemType::AccountSuspended).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn a_pending_client_makes_none_until_it_has_confirmed_itself() {
+    let world = World::start().await;
+    lets_make(&world, 3).await;
+    let mut alice = world.user("alice").await;
+    let mut tablet = world.add_pending_device(&mut alice).await;
+    let call = inviting(&InviteCode::generate(), &tablet);
+    world.assert_refuses("a pending client", &call, ProblemType::NotAllowed).await;
+
+    let update = Commit { update: true, ..Default::default() };
+    world.commit_identity_by(&mut alice, &mut tablet, update).await;
+    world.pay(&call).await.assert_ok("a confirmed client");
+    assert_eq!(world.count("auth.invites").await, 1);
     world.close();
 }
