@@ -8,7 +8,8 @@
 --   invite: digest of the invite's code; null without one
 --
 -- Returns admitted, with max_leaf_bytes, the limit of the first client's leaf, and is_known: the key is a client's, and
--- needs no invite and no ID token, since its request makes no account, and may repeat one whose answer was lost;
+-- needs no invite, no ID token and no free name, since its request makes no account, and may repeat one whose answer was
+-- lost;
 -- source_limited, server_limited: no more attempts are taken in this hour from this address or its network, or from all
 -- addresses together; not_admitted: the policy asks for an invite, and this is none that is good; name_reserved: the
 -- name, or one like it, is the operator's, or was another user's until lately. With all of them: allowance, the number
@@ -48,7 +49,7 @@ BEGIN
     is_known := EXISTS (SELECT FROM auth.clients c WHERE c.client_key = admit_registration.client_key);
     IF policy = 'invite' AND NOT is_invited AND NOT is_known THEN
         outcome := 'not_admitted';
-    ELSIF auth.is_name_kept(postern.skeleton(admit_registration.name), NULL) THEN
+    ELSIF NOT is_known AND auth.is_name_kept(postern.skeleton(admit_registration.name), NULL) THEN
         outcome := 'name_reserved';
     ELSE
         outcome := 'admitted';
