@@ -637,7 +637,7 @@ ALTER TABLE auth.signing_keys
 
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
 CREATE TYPE auth.admit_registration_outcome AS ENUM (
-    'admitted', 'source_limited', 'server_limited', 'not_admitted', 'name_reserved');
+    'admitted', 'source_limited', 'server_limited', 'not_admitted');
 COMMENT ON TYPE auth.admit_registration_outcome IS 'Outcomes of auth.admit_registration';
 CREATE TYPE auth.register_user_outcome AS ENUM (
     'registered', 'name_taken', 'client_known', 'not_admitted', 'subject_known');

@@ -36,7 +36,6 @@ outcome! {
         SourceLimited = "source_limited",
         ServerLimited = "server_limited",
         NotAdmitted = "not_admitted",
-        NameReserved = "name_reserved",
     }
 }
 
@@ -112,7 +111,7 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
 /// Counts the attempt, and looks at the signature, the policy and the invite.
 ///
 /// # Errors
-/// `too-many-registrations`; `signature-required`; `not-admitted`; `name-taken` for a reserved name.
+/// `too-many-registrations`; `signature-required`; `not-admitted`.
 async fn admit(auth: &As, request: &Request, body: &RegisterUser) -> Result<Admitted, Failure> {
     // The signature over the request proves possession of the client's key: whether that is a client's already is told to
     // nobody else. An attempt counts without it, too.
@@ -124,15 +123,14 @@ async fn admit(auth: &As, request: &Request, body: &RegisterUser) -> Result<Admi
         .database
         .query_one(
             "SELECT outcome, allowance, resets_in, max_leaf_bytes, policy, is_known
-             FROM auth.admit_registration($1, $2, $3, $4)",
-            &[&sources, &body.name.local(), &key, &invite(body)],
+             FROM auth.admit_registration($1, $2, $3)",
+            &[&sources, &key, &invite(body)],
         )
         .await?;
     let policy = registration_terms::policy(row.get("policy"))?;
     let refused = match AdmitRegistrationOutcome::of(&row)? {
         AdmitRegistrationOutcome::Admitted => None,
         AdmitRegistrationOutcome::NotAdmitted => Some(not_admitted(policy)),
-        AdmitRegistrationOutcome::NameReserved => Some(ProblemType::NameTaken.into()),
         AdmitRegistrationOutcome::SourceLimited | AdmitRegistrationOutcome::ServerLimited => {
             let problem = ProblemType::TooManyRegistrations.into();
             return Err(Failure::Limited(problem, RateLimit::used_up(&row)));

@@ -101,7 +101,7 @@ async fn all_addresses_together_have_a_limit_and_each_has_its_own() {
                     count(*) FILTER (WHERE outcome = 'server_limited')
                FROM generate_series(1, {number}) n,
                     LATERAL auth.admit_registration(
-                        ARRAY[sha256(convert_to({address}, 'UTF8'))], 'user-' || n, NULL, NULL)"
+                        ARRAY[sha256(convert_to({address}, 'UTF8'))], NULL, NULL)"
         );
         let row = world.admin.query_one(&sql, &[]).await.unwrap();
         [0, 1, 2].map(|column| row.get::<_, i64>(column))
