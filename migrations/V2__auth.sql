@@ -21,7 +21,10 @@ CREATE TABLE auth.settings (
     max_identity_commits integer NOT NULL DEFAULT 10000 CHECK (max_identity_commits > 0),
     identity_commits_per_day integer NOT NULL DEFAULT 100 CHECK (identity_commits_per_day > 0),
     max_identity_commit_bytes integer NOT NULL DEFAULT 16384
-        CHECK (max_identity_commit_bytes BETWEEN 4096 AND 262144),
+        CHECK (max_identity_commit_bytes BETWEEN 4096 AND 65536),
+    -- Readers take 64 MiB (api/src/auth.rs). Beyond this limit come commits that leave fewer clients only: 255 at most, of 64 KiB.
+    max_identity_history_bytes integer NOT NULL DEFAULT 50331648
+        CHECK (max_identity_history_bytes BETWEEN 1024 AND 50331648),
     max_identity_leaf_bytes integer NOT NULL DEFAULT 2048 CHECK (max_identity_leaf_bytes BETWEEN 512 AND 65536),
     history_page_bytes integer NOT NULL DEFAULT 262144 CHECK (history_page_bytes BETWEEN 16384 AND 16777216),
     reset_attempts_per_source integer NOT NULL DEFAULT 20 CHECK (reset_attempts_per_source >= 0),
@@ -36,9 +39,7 @@ CREATE TABLE auth.settings (
     max_profile_text_bytes integer NOT NULL DEFAULT 1024 CHECK (max_profile_text_bytes BETWEEN 0 AND 16384),
     max_sealed_profile_bytes integer NOT NULL DEFAULT 8192 CHECK (max_sealed_profile_bytes BETWEEN 1024 AND 16384),
     max_picture_bytes integer NOT NULL DEFAULT 131072 CHECK (max_picture_bytes BETWEEN 0 AND 524288),
-    max_picture_pixels integer NOT NULL DEFAULT 1024 CHECK (max_picture_pixels BETWEEN 16 AND 8192),
-    -- The history of an identity is kept as long as its account: 1 GiB at most.
-    CONSTRAINT settings_identity_history CHECK (max_identity_commits::bigint * max_identity_commit_bytes <= 1073741824)
+    max_picture_pixels integer NOT NULL DEFAULT 1024 CHECK (max_picture_pixels BETWEEN 16 AND 8192)
 );
 COMMENT ON TABLE auth.settings IS 'Settings of the AS: one row';
 COMMENT ON COLUMN auth.settings.singleton IS 'Always true: there is one row. Never changes';
@@ -64,6 +65,8 @@ COMMENT ON COLUMN auth.settings.identity_commits_per_day IS
     'Commits to an EID in a day (UTC); beyond them only a commit that leaves fewer clients is taken. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.max_identity_commit_bytes IS
     'Bytes of a commit to an EID, at most. Changes as the operator likes';
+COMMENT ON COLUMN auth.settings.max_identity_history_bytes IS
+    'Bytes of all commits to an EID together; beyond them only a commit that leaves fewer clients is taken. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.max_identity_leaf_bytes IS
     'Bytes of a new leaf of an EID, and of its GroupContext''s extensions, at most. Changes as the operator likes';
 COMMENT ON COLUMN auth.settings.history_page_bytes IS
@@ -637,7 +640,7 @@ ALTER TABLE auth.signing_keys
 
 -- Outcomes of API functions, success first. A refusal is an answer and not an exception, so that the token stays spent.
 CREATE TYPE auth.admit_registration_outcome AS ENUM (
-    'admitted', 'source_limited', 'server_limited', 'not_admitted', 'name_reserved');
+    'admitted', 'source_limited', 'server_limited', 'not_admitted');
 COMMENT ON TYPE auth.admit_registration_outcome IS 'Outcomes of auth.admit_registration';
 CREATE TYPE auth.register_user_outcome AS ENUM (
     'registered', 'name_taken', 'client_known', 'not_admitted', 'subject_known');

@@ -12,7 +12,7 @@ CREATE TABLE rendezvous.settings (
     minutes integer NOT NULL DEFAULT 10 CHECK (minutes BETWEEN 1 AND 60),
     max_rendezvous integer NOT NULL DEFAULT 500 CHECK (max_rendezvous BETWEEN 0 AND 100000),
     max_payloads integer NOT NULL DEFAULT 100 CHECK (max_payloads BETWEEN 8 AND 1000),
-    max_payload_bytes integer NOT NULL DEFAULT 32768 CHECK (max_payload_bytes BETWEEN 8192 AND 524288),
+    max_payload_bytes integer NOT NULL DEFAULT 32768 CHECK (max_payload_bytes BETWEEN 8192 AND 45056),
     max_requests integer NOT NULL DEFAULT 300 CHECK (max_requests BETWEEN 50 AND 10000),
     attempts_per_source integer NOT NULL DEFAULT 20 CHECK (attempts_per_source >= 0),
     attempts_per_hour integer NOT NULL DEFAULT 1000 CHECK (attempts_per_hour >= 0),
@@ -28,7 +28,7 @@ COMMENT ON COLUMN rendezvous.settings.max_rendezvous IS
 COMMENT ON COLUMN rendezvous.settings.max_payloads IS
     'Payloads that each side of a rendezvous may leave. Changes as the operator likes';
 COMMENT ON COLUMN rendezvous.settings.max_payload_bytes IS
-    'Bytes of a payload, at most. Changes as the operator likes';
+    'Bytes of a payload, at most: a body of 64 KiB, in base64 or not, has it in it, and strangers send none that is larger. Changes as the operator likes';
 COMMENT ON COLUMN rendezvous.settings.max_requests IS
     'Requests of both sides of a rendezvous together, long-polls among them, at most. Changes as the operator likes';
 COMMENT ON COLUMN rendezvous.settings.attempts_per_source IS

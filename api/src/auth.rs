@@ -25,7 +25,8 @@ use crate::{
 const PAGE_BYTES: usize = 20 * 1024 * 1024;
 /// The most bytes of an answer with a picture: the greatest that an operator may allow, and a rest.
 const PICTURE_BYTES: usize = 600 * 1024;
-/// Bytes of commits up to which the history of an identity is read.
+/// Bytes of commits up to which the history of an identity is read. An AS keeps no more: `max_identity_history_bytes` is
+/// 48 MiB at most, and beyond it only 255 commits are taken, of 64 KiB at most, that leave fewer clients.
 const MAX_HISTORY_BYTES: usize = 64 * 1024 * 1024;
 
 impl Http {

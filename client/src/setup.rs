@@ -48,9 +48,9 @@ pub(crate) async fn registration_nonce(
     Ok(nonce_for(account.user.domain(), &account.client_key().public_key()))
 }
 
-/// Answers by which the key is nobody's, and its registration over: another may begin, of another name, say.
-const REFUSALS: [ProblemType; 4] =
-    [ProblemType::NameTaken, ProblemType::NotAllowed, ProblemType::NotAdmitted, ProblemType::AccountExists];
+/// Answers by which no account is made. An earlier attempt, whose answer was lost, may have made one.
+const REFUSALS: [ProblemType; 3] =
+    [ProblemType::NameTaken, ProblemType::NotAdmitted, ProblemType::AccountExists];
 
 /// Registers `name`, which may leave out the server's domain.
 pub(crate) async fn register(
@@ -70,21 +70,37 @@ pub(crate) async fn register(
         let registration = RegisterUser { admission, ..registration };
         // The same key and name again get the same answer: whether an earlier one was lost, nobody has
         // to know. The key is given up only when the AS says that it has no account.
-        let credential = match api.http.register_user(&registration, &account.client_key()).await {
-            Ok(credential) => credential,
-            Err(error) => {
-                if error.problem().is_some_and(|kind| REFUSALS.contains(&kind)) {
-                    give_up(&store)?;
-                }
-                return Err(error.into());
+        match api.http.register_user(&registration, &account.client_key()).await {
+            Ok(credential) => {
+                account.credential = Some(identity::verified(&store, &api, &account, credential).await?);
+                store.write(|tx| account.save(tx))?;
             }
-        };
-        account.credential = Some(identity::verified(&store, &api, &account, credential).await?);
-        store.write(|tx| account.save(tx))?;
+            Err(error) => account = made_before(&store, &api, account, error.into()).await?,
+        }
     }
     finish(&store, &api, account).await?;
     drop(step);
     Ok(store)
+}
+
+/// The account, if it is there though its registration was refused with this error. If the AS says that the key is
+/// nobody's, another may be registered in this directory, of another name, say.
+///
+/// # Errors
+/// The refusal.
+async fn made_before(store: &Store, api: &Api, account: Account, refusal: Error) -> Result<Account> {
+    let mut kind = refusal.problem();
+    if kind.is_some_and(|kind| REFUSALS.contains(&kind)) {
+        // A client gets what it asks for; a key that is no client's, not even tokens to ask with.
+        match identity::obtain_credential(store, api, account).await {
+            Ok(account) => return Ok(account),
+            Err(error) => kind = error.problem(),
+        }
+    }
+    if kind == Some(ProblemType::NotAllowed) {
+        give_up(store)?;
+    }
+    Err(refusal)
 }
 
 /// Gives up what a registration or a reset that the AS refused had made, so that another may begin in this directory.

@@ -12,6 +12,7 @@ use aws_lc_rs::hmac;
 use postern_protocol::{
     QueueId,
     address::Lookup,
+    label::Label,
     qs::QueueKind,
     sealed::{SealError, SealingKey},
 };
@@ -28,7 +29,6 @@ const PLACES: usize = 32;
 const PLACES_STEP: usize = 8;
 /// Number of markers that name an address, until the owner has acknowledged them all. One more names none.
 const MAX_MARKERS: u8 = 64;
-const KEY_LABEL: &[u8] = b"postern queue shares";
 
 /// The part of an address's lookup by which it is counted.
 type Tag = [u8; 8];
@@ -462,7 +462,7 @@ fn short(load: i64) -> [u8; 4] {
 /// The key of a queue's shares: a key of its own seals few enough of them.
 fn key(secret: &[u8; 32], queue_id: &QueueId) -> Result<SealingKey, SealError> {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
-    context.update(KEY_LABEL);
+    context.update(Label::QUEUE_SHARES.as_bytes());
     context.update(queue_id.as_bytes());
     SealingKey::new(&field(context.sign().as_ref(), 0))
 }

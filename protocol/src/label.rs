@@ -47,6 +47,7 @@ labels! {
     LINK_SEAL "Postern link seal" "HPKE info of the secrets for a user's new device.";
     PUSH_SUBSCRIPTION "Postern push subscription" "Associated data of a sealed push subscription.";
     QUEUE_OWNER "Postern queue owner" "Signature of a queue's new owner.";
+    QUEUE_SHARES "Postern queue shares" "Key that the counts of a queue's addresses are sealed under.";
     LOOKUP_DIGEST "Postern lookup digest" "Hash by which the AS knows a lookup secret.";
     LOOKUP_SECRET "Postern lookup secret" "Secret that a profile key gives for lookups.";
     PROFILE "Postern profile" "Signature of a client over its user's profile.";
@@ -63,6 +64,7 @@ labels! {
     TOKEN_KEY "Postern token key" "Digest of an issuer's token key that friends compare.";
     USED_ID_TOKEN "Postern used ID token" "Hash by which an ID token is remembered that was an owner's proof.";
     USED_SIGNATURE "Postern used signature" "Hash by which a request's signature is remembered.";
+    WAKE_SEAL "Postern wake seal" "Key that notifications of the database are sealed under.";
 }
 
 impl Label {

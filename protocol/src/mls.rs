@@ -114,9 +114,9 @@ impl GroupPolicy {
         Self { state_secret, admins: vec![admin] }
     }
 
-    /// The key that the DS keeps the group's state under (DS-9): `HMAC-SHA256(state_secret, "Postern
-    /// group state" || 0)`. It is derived, so that the state, which contains the secret, does not contain
-    /// the key that it is sealed under.
+    /// The key that the DS keeps the group's state under (DS-9):
+    /// `HMAC-SHA256(state_secret, "Postern group state" || 0)`. It is derived, so that the state, which
+    /// contains the secret, does not contain the key that it is sealed under.
     pub fn state_key(&self) -> StateKey {
         StateKey::new(hmac_sha256(&hmac_key(&self.state_secret), &[Label::GROUP_STATE.as_bytes()]))
     }

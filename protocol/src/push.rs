@@ -158,7 +158,7 @@ impl fmt::Debug for PushSubscription {
 
 impl AddressPush {
     /// Seals the policy for one address: an envelope (see [`crate::sealed`]) of `urgency as u8 || key`
-    /// under `HMAC-SHA256(address, "postern address push")`, with the lookup as associated data.
+    /// under `HMAC-SHA256(address, "Postern address push" || 0)`, with the lookup as associated data.
     ///
     /// # Errors
     /// [`PushError::Crypto`].

@@ -142,14 +142,6 @@ pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Ve
     Ok(Verified { key, digest })
 }
 
-/// The key by which a request claims to be signed. Anybody can claim it: nothing is verified.
-///
-/// # Errors
-/// [`SignatureError`] for a request without a signature, or with a malformed one.
-pub fn claimed_key(headers: &HeaderMap) -> Result<PublicKey, SignatureError> {
-    key_of(parse(headers)?.signature_params())
-}
-
 fn key_of(params: &HttpSignatureParams) -> Result<PublicKey, SignatureError> {
     let keyid = params.keyid.as_deref();
     keyid.and_then(|keyid| PublicKey::from_base64url(keyid).ok()).ok_or(SignatureError::UnknownKey)

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! payload = base64(nonce (12) || ciphertext || tag (16)), AES-256-GCM (see crate::sealed)
-//! key     = HMAC-SHA256(secret, "postern wake seal")
+//! key     = HMAC-SHA256(secret, "Postern wake seal" || 0)
 //! content = number (u64, big endian) || wake keys of queues, 16 bytes each, and zeros up to the length
 //! ```
 //!
@@ -18,6 +18,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use crate::{
     QueueId,
     hash::{hmac_key, hmac_sha256},
+    label::Label,
     sealed::{SealError, SealingKey},
 };
 
@@ -28,7 +29,6 @@ pub type WakeKey = [u8; 16];
 pub const MAX_KEYS: usize = 360;
 /// A payload holds as many keys as the first of these that suffices.
 const LENGTHS: [usize; 4] = [4, 16, 64, MAX_KEYS];
-const SEAL_LABEL: &[u8] = b"postern wake seal";
 /// Numbers behind the greatest one that are still told apart: notifications may come in another order.
 const WINDOW: u64 = 128;
 
@@ -62,7 +62,7 @@ impl WakeSecret {
     /// [`SealError::Crypto`].
     pub fn new(secret: &[u8; 32]) -> Result<Self, SealError> {
         let queues = hmac_key(secret);
-        let payloads = SealingKey::new(&hmac_sha256(&queues, &[SEAL_LABEL]))?;
+        let payloads = SealingKey::new(&hmac_sha256(&queues, &[Label::WAKE_SEAL.as_bytes()]))?;
         Ok(Self { queues, payloads, is_zero: *secret == [0; 32] })
     }
 
@@ -161,6 +161,14 @@ mod tests {
             assert_eq!(secret.open(&mut heard, payload), None, "{payload}");
         }
         assert_eq!(secret.open(&mut heard, &one), Some(wake(1)));
+    }
+
+    #[test]
+    fn payloads_are_sealed_under_a_key_that_is_for_nothing_else() {
+        let key = hmac_sha256(&hmac_key(&[7; 32]), &[b"Postern wake seal\0".as_slice()]);
+        let payload = STANDARD_NO_PAD.decode(secret().seal(1, &Wake::Everyone).unwrap()).unwrap();
+        let content = SealingKey::new(&key).unwrap().open(&[], &payload).unwrap();
+        assert_eq!(content.as_slice(), 1_u64.to_be_bytes());
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub fn all() -> Vec<Route<App>> {
         paid!(POST "/relay/{domain}/token-request" federation::relay_token_request).direct(),
         paid!(POST "/rendezvous" rendezvous::create_rendezvous),
         open!(POST "/rendezvous/{number}/join" rendezvous::join_rendezvous),
-        open!(POST "/rendezvous/{number}/payloads" rendezvous::leave_payload).large(),
+        open!(POST "/rendezvous/{number}/payloads" rendezvous::leave_payload),
         open!(POST "/rendezvous/{number}/receive" rendezvous::receive_payloads),
         open!(DELETE "/rendezvous/{number}" rendezvous::end_rendezvous),
         open!(POST "/as/users" auth::register_user).at_most(RegisterUser::MAX_BYTES),

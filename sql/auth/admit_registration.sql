@@ -2,7 +2,6 @@
 -- anything dear is done for a stranger, and tells nothing about existing users.
 --
 --   sources: HMACs of the sender's network address, and of the networks that it is in, the narrowest first
---   name: the part before @, in its one form
 --   client_key: Ed25519 key that signed the request, verified by the caller; null if none did: whether a key is a
 --     client's is told to nobody else
 --   invite: digest of the invite's code; null without one
@@ -10,13 +9,13 @@
 -- Returns admitted, with max_leaf_bytes, the limit of the first client's leaf, and is_known: the key is a client's, and
 -- needs no invite and no ID token, since its request makes no account, and may repeat one whose answer was lost;
 -- source_limited, server_limited: no more attempts are taken in this hour from this address or its network, or from all
--- addresses together; not_admitted: the policy asks for an invite, and this is none that is good; name_reserved: the
--- name, or one like it, is the operator's, or was another user's until lately. With all of them: allowance, the number
--- of attempts in an hour that counted here, resets_in, the seconds until the next hour begins, and policy, as
--- auth.settings has it.
+-- addresses together; not_admitted: the policy asks for an invite, and this is none that is good. With all of them:
+-- allowance, the number of attempts in an hour that counted here, resets_in, the seconds until the next hour begins, and
+-- policy, as auth.settings has it. Whether the name is free is told by auth.register_user alone, to a request that is
+-- valid otherwise.
 -- Called by POST /as/users.
 CREATE OR REPLACE FUNCTION auth.admit_registration(
-    sources bytea[], name text, client_key bytea, invite bytea,
+    sources bytea[], client_key bytea, invite bytea,
     OUT outcome auth.admit_registration_outcome, OUT allowance integer, OUT resets_in integer,
     OUT max_leaf_bytes integer, OUT policy text, OUT is_known boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -48,8 +47,6 @@ BEGIN
     is_known := EXISTS (SELECT FROM auth.clients c WHERE c.client_key = admit_registration.client_key);
     IF policy = 'invite' AND NOT is_invited AND NOT is_known THEN
         outcome := 'not_admitted';
-    ELSIF auth.is_name_kept(postern.skeleton(admit_registration.name), NULL) THEN
-        outcome := 'name_reserved';
     ELSE
         outcome := 'admitted';
     END IF;

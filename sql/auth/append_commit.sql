@@ -13,8 +13,8 @@
 -- The committer is confirmed with it, if it was not; added clients are not (AS-4).
 -- Returns committed, with current_epoch after it; wrong_epoch: the identity is in another state, of current_epoch;
 -- unknown_client; client_known: an added key is some user's client already; too_many_clients, too_large: by the
--- operator's limits; too_many_commits: by those of a day or in all. A commit that leaves fewer clients is counted, and is
--- never refused for them.
+-- operator's limits; too_many_commits: by those of a day or in all, in number or in bytes. A commit that leaves fewer clients
+-- is counted, and is never refused for them.
 -- Called by auth.commit_identity and auth.rename_user, which spend the token.
 CREATE OR REPLACE FUNCTION auth.append_commit(
     client_key bytea, epoch bigint, commit bytea, transcript bytea, group_info bytea, ratchet_tree bytea, eid bytea,
@@ -49,7 +49,9 @@ BEGIN
         outcome := 'client_known';
         RETURN;
     END IF;
-    SELECT s.max_clients, s.max_identity_commits, s.identity_commits_per_day, s.max_identity_commit_bytes INTO limits
+    SELECT s.max_clients, s.max_identity_commits, s.identity_commits_per_day, s.max_identity_commit_bytes,
+           s.max_identity_history_bytes
+      INTO limits
       FROM auth.settings s;
     IF octet_length(append_commit.commit) > limits.max_identity_commit_bytes THEN
         outcome := 'too_large';
@@ -62,7 +64,12 @@ BEGIN
        AND (owner.epoch >= limits.max_identity_commits
             OR EXISTS (SELECT FROM auth.commits_today t
                         WHERE t.user_id = owner.user_id AND t.day = today
-                          AND t.commits >= limits.identity_commits_per_day)) THEN
+                          AND t.commits >= limits.identity_commits_per_day)
+            -- A history that is larger than readers take would be the end of all lookups.
+            OR octet_length(append_commit.commit)
+               + (SELECT coalesce(sum(octet_length(l.commit)), 0) FROM auth.eid_log l
+                   WHERE l.user_id = owner.user_id AND l.incarnation = owner.incarnation)
+               > limits.max_identity_history_bytes) THEN
         outcome := 'too_many_commits';
         RETURN;
     END IF;

@@ -2,9 +2,9 @@
 -- lately (AS-1, AS-9).
 --
 --   skeleton: of the name, as postern.skeleton makes it
---   user_id: account that wants the name, which can take its own former names back; null for one that is not made yet
+--   user_id: account that wants the name, which can take its own former names back
 --
--- Called by auth.admit_registration and auth.rename_user, and by the trigger of auth.users.
+-- Called by auth.rename_user, and by the trigger of auth.users.
 CREATE OR REPLACE FUNCTION auth.is_name_kept(skeleton text, user_id uuid) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

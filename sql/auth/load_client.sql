@@ -8,13 +8,14 @@ CREATE OR REPLACE FUNCTION auth.load_client(client_key bytea)
 RETURNS TABLE (
     name text, confirmed boolean, incarnation integer, founder bytea, founding bytea, epoch bigint, transcript bytea,
     eid bytea,
-    max_clients integer, max_commits integer, commits_per_day integer, max_commit_bytes integer, max_leaf_bytes integer)
+    max_clients integer, max_commits integer, commits_per_day integer, max_commit_bytes integer,
+    max_history_bytes integer, max_leaf_bytes integer)
 LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
         SELECT u.name, c.confirmed, i.incarnation, i.founder, i.founding, i.epoch, i.transcript, i.eid,
                s.max_clients, s.max_identity_commits, s.identity_commits_per_day, s.max_identity_commit_bytes,
-               s.max_identity_leaf_bytes
+               s.max_identity_history_bytes, s.max_identity_leaf_bytes
           FROM auth.clients c
           JOIN auth.users u USING (user_id)
           JOIN auth.incarnations i USING (user_id, incarnation),

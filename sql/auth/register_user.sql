@@ -15,8 +15,7 @@
 -- Returns registered, with the credential that counts: the one given, or of a repeat the one that is kept;
 -- client_known: the key is some user's client already, whatever the name; to a key that is nobody's: not_admitted: the
 -- policy asks for an invite or a login, and this is none that is good; subject_known: the login has an account;
--- name_taken: another account has the name, or one with the same skeleton; or it is kept (auth.is_name_kept) since the
--- attempt was admitted.
+-- name_taken: another account has the name, or one with the same skeleton; or it is kept (auth.is_name_kept).
 -- Called by POST /as/users, after auth.admit_registration.
 CREATE OR REPLACE FUNCTION auth.register_user(
     name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, tree_hash bytea,

@@ -8,7 +8,8 @@
 --   leaf_domains: that of the creator's leaf, if it is another one
 --   leaf_bytes: of the creator's leaf, as RFC 9420 encodes it
 --
--- Returns created: also to a repeat of the request that created the group, until its first commit; token_spent;
+-- Returns created: also to a repeat of the request that created the group, until its first commit, whatever the operator
+-- forbade or blocked meanwhile; token_spent;
 -- ciphersuite_forbidden, homeserver_blocked: by the operator; leaf_too_large, with max_leaf_bytes: the operator's limit;
 -- not_reserved: also when the group exists already.
 -- Called by POST /ds/groups.
@@ -20,6 +21,15 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT aas.spend_token('ds.create_group', issuer_key, nonce) THEN
         outcome := 'token_spent';
+        RETURN;
+    END IF;
+    -- Locked: of two requests under one id, the second finds no reservation, and sees whether it is a repeat.
+    PERFORM FROM ds.reservations r WHERE r.group_id = create_group.group_id FOR UPDATE;
+    IF NOT FOUND THEN
+        outcome := CASE WHEN EXISTS (SELECT FROM ds.groups g
+                                      WHERE g.group_id = create_group.group_id
+                                        AND g.epoch = 0 AND g.last_commit = create_group.digest)
+                        THEN 'created'::ds.create_group_outcome ELSE 'not_reserved' END;
         RETURN;
     END IF;
     IF NOT EXISTS (SELECT FROM operator.settings s WHERE ciphersuite = ANY (s.ciphersuites)) THEN
@@ -36,13 +46,6 @@ BEGIN
         RETURN;
     END IF;
     DELETE FROM ds.reservations r WHERE r.group_id = create_group.group_id;
-    IF NOT FOUND THEN
-        outcome := CASE WHEN EXISTS (SELECT FROM ds.groups g
-                                      WHERE g.group_id = create_group.group_id
-                                        AND g.epoch = 0 AND g.last_commit = create_group.digest)
-                        THEN 'created'::ds.create_group_outcome ELSE 'not_reserved' END;
-        RETURN;
-    END IF;
     INSERT INTO ds.groups (group_id, epoch, revision, last_commit, roster, tree, last_used)
     VALUES (create_group.group_id, 0, 0, create_group.digest, create_group.roster, create_group.tree,
             operator.today());

@@ -5,9 +5,8 @@
 CREATE OR REPLACE FUNCTION operator.body_limits() RETURNS TABLE (name text, bytes bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT l.name, l.bytes
-      FROM ds.settings d, auth.settings a, rendezvous.settings r,
+      FROM ds.settings d, auth.settings a,
            LATERAL (VALUES ('max_commit_bytes', d.max_commit_bytes::bigint),
                            ('max_message_bytes', d.max_message_bytes),
-                           ('max_identity_commit_bytes', a.max_identity_commit_bytes),
-                           ('max_payload_bytes', r.max_payload_bytes)) AS l (name, bytes)
+                           ('max_identity_commit_bytes', a.max_identity_commit_bytes)) AS l (name, bytes)
 $$;

@@ -98,7 +98,7 @@ pub enum Purpose {
 /// `not-allowed` for a key that is no client's.
 pub async fn load(auth: &As, client: PublicKey) -> Result<Row, Failure> {
     let sql = "SELECT name, confirmed, incarnation, founder, founding, epoch, transcript, eid, max_clients,
-                      max_commits, commits_per_day, max_commit_bytes, max_leaf_bytes
+                      max_commits, commits_per_day, max_commit_bytes, max_history_bytes, max_leaf_bytes
                FROM auth.load_client($1)";
     let row = auth.home.database.query_opt(sql, &[&client.as_bytes().as_slice()]).await?;
     Ok(row.ok_or(ProblemType::NotAllowed)?)

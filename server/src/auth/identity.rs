@@ -136,6 +136,8 @@ pub struct Limits {
     /// Commits in a day (UTC), beyond which only those are taken that leave fewer clients.
     pub commits_per_day: i32,
     pub max_commit_bytes: usize,
+    /// Bytes of all commits together, beyond which only those are taken that leave fewer clients.
+    pub max_history_bytes: i32,
     /// Bytes of a leaf, as RFC 9420 encodes it.
     pub max_leaf_bytes: usize,
 }
@@ -152,6 +154,7 @@ impl Limits {
             max_commits: client.get("max_commits"),
             commits_per_day: client.get("commits_per_day"),
             max_commit_bytes: bytes("max_commit_bytes")?,
+            max_history_bytes: client.get("max_history_bytes"),
             max_leaf_bytes: bytes("max_leaf_bytes")?,
         })
     }
@@ -162,9 +165,9 @@ impl Limits {
     }
 
     pub fn too_many_commits(&self) -> Problem {
-        let Self { commits_per_day, max_commits, .. } = self;
+        let Self { commits_per_day, max_commits, max_history_bytes, .. } = self;
         let detail = format_args!(
-            "after {commits_per_day} commits a day, or {max_commits} in all, an identity can only lose clients"
+            "after {commits_per_day} commits a day, or {max_commits} or {max_history_bytes} bytes of them in all, an identity can only lose clients"
         );
         Problem::with_detail(ProblemType::PolicyViolation, detail)
     }

@@ -1,7 +1,10 @@
 //! `POST /as/users` (AS-1): registers a user name with its first client. It is open, since tokens are for registered
 //! clients, and is the only open endpoint with which anybody can change something. So what is cheap comes first: size,
-//! form, one signature, and one SQL call that counts the attempt and looks at the invite; then comes the ID token, if the
+//! form, one SQL call that counts the attempt and looks at the invite, and one signature; then comes the ID token, if the
 //! policy asks for one; a tree is looked at only when these let it through.
+//!
+//! A client takes `not-admitted`, `name-taken` and `account-exists` for the word that its key has no account: they are said
+//! to a key that signed the request, and to no other.
 //!
 //! The answers tell a stranger about names only by the attempt to register one: `name-taken` comes last, to a request
 //! that would otherwise have been accepted, and a key that is a client's already gets the same answer for every name.
@@ -33,7 +36,6 @@ outcome! {
         SourceLimited = "source_limited",
         ServerLimited = "server_limited",
         NotAdmitted = "not_admitted",
-        NameReserved = "name_reserved",
     }
 }
 
@@ -49,6 +51,8 @@ outcome! {
 
 /// A stranger that may go on.
 struct Admitted {
+    /// The key that signed the request.
+    signer: PublicKey,
     policy: RegistrationPolicy,
     /// Whether the key that signed the request is a client's already: the request makes no account.
     is_known: bool,
@@ -59,12 +63,9 @@ struct Admitted {
 pub async fn register_user(auth: As, request: Request) -> Outcome {
     let body: RegisterUser = request.body()?;
     auth.home.expect_local(body.name.domain())?;
-    // The signature over the request proves possession of the client's key: whether that is a client's already is told to
-    // nobody else. What is wrong with it, a request hears only where it would be taken otherwise.
-    let verified = request.signer();
-    let admitted = admit(&auth, &request, &body, verified.as_ref().ok()).await?;
-    let subject = login(&auth, &body, &admitted, request.claimed_signer()).await?;
-    let signer = verified?;
+    let admitted = admit(&auth, &request, &body).await?;
+    let signer = admitted.signer;
+    let subject = login(&auth, &body, &admitted).await?;
     let founding = NewIdentity {
         user: &body.name,
         group_info: &body.group_info,
@@ -107,52 +108,49 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
     }
 }
 
-/// Counts the attempt, and looks at the policy and the invite.
+/// Counts the attempt, and looks at the signature, the policy and the invite.
 ///
 /// # Errors
-/// `too-many-registrations`; `not-admitted`; `name-taken` for a reserved name.
-async fn admit(
-    auth: &As,
-    request: &Request,
-    body: &RegisterUser,
-    signer: Option<&PublicKey>,
-) -> Result<Admitted, Failure> {
+/// `too-many-registrations`; `signature-required`; `not-admitted`.
+async fn admit(auth: &As, request: &Request, body: &RegisterUser) -> Result<Admitted, Failure> {
+    // The signature over the request proves possession of the client's key: whether that is a client's already is told to
+    // nobody else. An attempt counts without it, too.
+    let signer = request.signer();
+    let key = signer.as_ref().ok().map(|key| key.as_bytes().as_slice());
     let sources = request.source().digests(|network| auth.home.master_key.digest(SOURCE, network));
     let row = auth
         .home
         .database
         .query_one(
             "SELECT outcome, allowance, resets_in, max_leaf_bytes, policy, is_known
-             FROM auth.admit_registration($1, $2, $3, $4)",
-            &[&sources, &body.name.local(), &signer.map(|key| key.as_bytes().as_slice()), &invite(body)],
+             FROM auth.admit_registration($1, $2, $3)",
+            &[&sources, &key, &invite(body)],
         )
         .await?;
     let policy = registration_terms::policy(row.get("policy"))?;
-    match AdmitRegistrationOutcome::of(&row)? {
-        AdmitRegistrationOutcome::Admitted => {
-            let max_leaf_bytes =
-                usize::try_from(row.get::<_, i32>("max_leaf_bytes")).map_err(Failure::fault)?;
-            Ok(Admitted { policy, is_known: row.get("is_known"), max_leaf_bytes })
-        }
-        AdmitRegistrationOutcome::NotAdmitted => Err(not_admitted(policy).into()),
+    let refused = match AdmitRegistrationOutcome::of(&row)? {
+        AdmitRegistrationOutcome::Admitted => None,
+        AdmitRegistrationOutcome::NotAdmitted => Some(not_admitted(policy)),
         AdmitRegistrationOutcome::SourceLimited | AdmitRegistrationOutcome::ServerLimited => {
-            Err(Failure::Limited(ProblemType::TooManyRegistrations.into(), RateLimit::used_up(&row)))
+            let problem = ProblemType::TooManyRegistrations.into();
+            return Err(Failure::Limited(problem, RateLimit::used_up(&row)));
         }
-        AdmitRegistrationOutcome::NameReserved => Err(ProblemType::NameTaken.into()),
+    };
+    // What its key would need is unknown until it has signed: a client whose clock is wrong must not take its key for nobody's.
+    let signer = signer?;
+    if let Some(problem) = refused {
+        return Err(problem.into());
     }
+    let max_leaf_bytes = usize::try_from(row.get::<_, i32>("max_leaf_bytes")).map_err(Failure::fault)?;
+    Ok(Admitted { signer, policy, is_known: row.get("is_known"), max_leaf_bytes })
 }
 
-/// The login that the request's ID token proves. A token is for the key by which the request claims to be signed, which
-/// comes to nothing if it did not: a stolen one registers nobody else.
+/// The login that the request's ID token proves. A token is for the key that signed the request: a stolen one registers
+/// nobody else.
 ///
 /// # Errors
 /// `not-admitted`; a provider that does not answer.
-async fn login(
-    auth: &As,
-    body: &RegisterUser,
-    admitted: &Admitted,
-    claimed: Result<PublicKey, Problem>,
-) -> Result<Option<Subject>, Failure> {
+async fn login(auth: &As, body: &RegisterUser, admitted: &Admitted) -> Result<Option<Subject>, Failure> {
     let token = match &body.admission {
         _ if admitted.is_known => return Ok(None),
         Admission::IdToken(token) => token,
@@ -165,7 +163,7 @@ async fn login(
         let detail = "this server has no identity provider";
         return Err(Problem::with_detail(ProblemType::NotAdmitted, detail).into());
     };
-    let nonce = registration_nonce(&auth.home.domain, &claimed?);
+    let nonce = registration_nonce(&auth.home.domain, &admitted.signer);
     Ok(Some(oidc.verify(token, &nonce).await?.subject))
 }
 

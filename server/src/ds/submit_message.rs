@@ -234,9 +234,9 @@ async fn validate(
     group: &LoadedGroup,
     signer: PublicKey,
 ) -> Result<Option<Step>, Failure> {
-    message.check_size(&group.rules)?;
     let step = match &message.content {
         Content::Application(_) => {
+            message.check_size(&group.rules)?;
             let step = validate_application(message, group, signer)?;
             group.rules.check_delivery(step.delivery.padded_parts())?;
             step.delivery.check_elsewhere()?;
@@ -326,9 +326,11 @@ fn validate_handshake(
     if message.epoch != stored.epoch() {
         return Err(Problem::wrong_epoch(stored.epoch()).into());
     }
+    // Before the limits, which may be others by now: a repeat gets its answer again.
     if message.is_kept(&group, signer) {
         return Ok(None);
     }
+    message.check_size(&loaded.rules)?;
     let body = &message.body;
     // Before the validation, which takes the longest: all but the sender get the message, and the newcomers a Welcome.
     let welcome = body.welcome.as_ref().map(|welcome| {

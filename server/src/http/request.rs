@@ -169,15 +169,6 @@ impl Request {
         self.verify().map(|verified| verified.key)
     }
 
-    /// The key by which the request claims to be signed, before anything is verified.
-    ///
-    /// # Errors
-    /// `signature-required` for a request that has no well-formed signature.
-    pub fn claimed_signer(&self) -> Result<PublicKey, Problem> {
-        signature::claimed_key(&self.raw.headers)
-            .map_err(|error| Problem::with_detail(ProblemType::SignatureRequired, error))
-    }
-
     /// The key that signed the request, and the digest by which the signature is remembered if nothing pays for the
     /// request.
     pub fn verify(&self) -> Result<Verified, Problem> {

@@ -58,8 +58,6 @@ async fn by_invitation_those_register_who_have_one_that_is_good() {
         ("an expired one", invited(&alice, &expired)),
         ("a revoked one", invited(&alice, &revoked)),
         ("an ID token instead", with_token(&alice, &"e30.e30.".parse().unwrap())),
-        // It is looked at before the signature.
-        ("an unknown one and no signature", Call { signer: None, ..alice.registration() }),
     ] {
         let reply = world.send(&call.wire()).await;
         assert_eq!(reply.slug(), "not-admitted", "{what}");
@@ -80,8 +78,12 @@ async fn by_invitation_those_register_who_have_one_that_is_good() {
     for user in [&alice, &User::new("bob")] {
         let mut claimed = user.registration().wire();
         claimed.set("signature", &format!("sig=:{}==:", "A".repeat(86)));
-        assert_eq!(world.send(&claimed).await.slug(), "not-admitted", "{}", user.name);
+        assert_eq!(world.send(&claimed).await.slug(), "signature-required", "{}", user.name);
     }
+    // A client whose clock is wrong when it repeats a request is not told that its key has no account.
+    let mut late = call.unsigned();
+    late.sign(&alice.device.key, |input| input.shift(-3600));
+    assert_eq!(world.send(&late).await.slug(), "signature-required");
     // A client needs no invite: its request makes no account.
     let again: CredentialIssued = world.send(&alice.registration().wire()).await.decode();
     assert_eq!(again.credential, first.credential);
@@ -199,6 +201,11 @@ async fn with_a_login_one_account_is_registered_by_the_client_that_the_token_was
     let first: CredentialIssued = world.send(&call.wire()).await.decode();
     let again: CredentialIssued = world.send_to(&world.servers[1], &call.wire()).await.decode();
     assert_eq!(again.credential, first.credential, "an answer was lost");
+    for call in [&call, &alice.registration()] {
+        let mut late = call.unsigned();
+        late.sign(&alice.device.key, |input| input.shift(-3600));
+        assert_eq!(world.send(&late).await.slug(), "signature-required", "its clock is wrong");
+    }
 
     // One account for each login, whatever the name, the key and the time.
     let second = User::new("alice-again");

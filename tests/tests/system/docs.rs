@@ -8,7 +8,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use postern_protocol::problem::ProblemType;
+use postern_protocol::{label::Label, problem::ProblemType};
 use postern_server::{config::Config, routes};
 use postern_tests_kit::{Cluster, in_tree, postern};
 
@@ -210,6 +210,28 @@ fn every_requirement_id_in_use_is_defined_and_every_one_that_is_met_is_in_use() 
     let unused: Vec<_> =
         defined.iter().filter(|(id, state)| *state != "planned" && !used.contains_key(*id)).collect();
     assert!(unused.is_empty(), "ids that nothing names: {unused:?}");
+}
+
+/// A label that is written elsewhere than in the one list may be the beginning of another.
+#[test]
+fn labels_are_in_one_list_and_pages_and_comments_name_no_others() {
+    let labels: Vec<&[u8]> = Label::ALL.iter().map(|label| label.as_bytes()).collect();
+    let mut named = 0;
+    for path in files().into_iter().filter(|path| path.ends_with(".rs") || path.ends_with(".md")) {
+        let Ok(text) = fs::read_to_string(in_tree(&path)) else { continue };
+        if path.starts_with("tests/") {
+            continue;
+        }
+        let program = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let has_own = ["b\"postern ", "b\"Postern "].iter().any(|label| program.contains(label));
+        assert!(!has_own, "a label of its own in {path}");
+        for (end, _) in text.match_indices("\" || 0") {
+            let label = text[..end].rsplit('"').next().unwrap_or_default();
+            assert!(labels.contains(&format!("{label}\0").as_bytes()), "{path} names {label:?}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "{named}");
 }
 
 /// A setting, as `--help` and the page tell of it.

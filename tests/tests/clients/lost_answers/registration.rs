@@ -35,6 +35,29 @@ async fn a_registration_whose_answer_was_lost_is_taken_up_with_the_same_key() {
     assert_eq!(world.count("auth.users").await, 2);
 }
 
+/// Whatever the AS says to a repeat, the key is given up only when it is nobody's.
+#[tokio::test]
+async fn a_registration_that_was_refused_after_a_lost_answer_keeps_its_key_if_there_is_an_account() {
+    let world = World::builder().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    for (place, kind) in
+        [ProblemType::NameTaken, ProblemType::NotAdmitted, ProblemType::AccountExists].into_iter().enumerate()
+    {
+        let name = format!("user-{place}");
+        line.cut("POST /as/users", ALL_ATTEMPTS, 0);
+        let lost = register(&world, &line, &name).await;
+        assert!(lost.err().expect("there is no answer").is_passing(), "{kind:?}");
+        line.mend();
+        let body = Problem::new(kind).to_json();
+        let head = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n\r\n", kind.status(), body.len());
+        line.answer("POST /as/users", 100, &[head.as_bytes(), &body].concat());
+        let client = register(&world, &line, &name).await.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        line.mend();
+        client.create_group("mine").await.unwrap();
+    }
+    assert_eq!(world.count("auth.users").await, 3);
+}
+
 #[tokio::test]
 async fn a_name_that_is_taken_leaves_nothing_behind_that_is_in_the_way_of_another() {
     let world = World::builder().start().await;

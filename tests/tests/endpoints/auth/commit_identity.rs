@@ -455,6 +455,11 @@ async fn a_commit_carries_nothing_but_changes_of_clients_and_no_more_of_it_than_
     world.commit_identity(&mut alice, adding(&[&thief])).await;
     limit("max_identity_commits", 5).await;
     refused("a commit too many", &mut alice, update(), ProblemType::PolicyViolation).await;
+    limit("max_identity_commits", 10_000).await;
+    let stored = "SELECT sum(octet_length(l.commit))::integer
+                    FROM auth.eid_log l JOIN auth.users u USING (user_id) WHERE u.name = 'alice'";
+    limit("max_identity_history_bytes", world.value(stored).await).await;
+    refused("a byte too many", &mut alice, update(), ProblemType::PolicyViolation).await;
     let removal = Commit { remove: vec![thief.public_key()], ..Default::default() };
     world.commit_identity(&mut alice, removal).await;
     world.close();

@@ -113,6 +113,10 @@ async fn a_registration_whose_answer_was_lost_is_answered_again_with_the_same_cr
 async fn what_a_request_that_registers_nothing_hears_does_not_depend_on_who_exists() {
     let world = World::start().await;
     let (alice, mallory) = (world.user("alice").await, world.user("mallory").await);
+    // A name that she gave up lately.
+    let former = "INSERT INTO auth.former_names (name, user_id, free)
+                  SELECT 'formerly', user_id, auth.month(now()) + 12 FROM auth.users WHERE name = 'alice'";
+    world.admin.execute(former, &[]).await.unwrap();
     let stranger = Party::new("alice@home.example");
     let broken = |name: &str, field: &str| {
         let valid = User::new(name).registration();
@@ -140,13 +144,18 @@ async fn what_a_request_that_registers_nothing_hears_does_not_depend_on_who_exis
         ),
     ];
     for (what, request) in requests {
-        let [taken, free] = [request("alice"), request("nobody-yet")];
-        let [taken, free] = [world.send(&taken.wire()).await, world.send(&free.wire()).await];
-        assert!(taken.status.is_client_error(), "{what}");
-        assert_eq!((taken.status, taken.text()), (free.status, free.text()), "{what}");
-        assert!(!taken.is_problem("name-taken"), "{what}");
+        let free = world.send(&request("nobody-yet").wire()).await;
+        assert!(free.status.is_client_error() && !free.is_problem("name-taken"), "{what}");
+        for name in ["alice", "formerly", "postmaster"] {
+            let taken = world.send(&request(name).wire()).await;
+            assert_eq!((taken.status, taken.text()), (free.status, free.text()), "{what}: {name}");
+        }
     }
     assert_eq!(world.count("auth.users WHERE name = 'nobody-yet'").await, 0);
+    for name in ["formerly", "postmaster"] {
+        let valid = User::new(name).registration();
+        world.assert_refused(name, &valid.wire(), ProblemType::NameTaken).await;
+    }
     assert_eq!(world.look_up(&alice.name).await.clients.len(), 1);
     world.close();
 }

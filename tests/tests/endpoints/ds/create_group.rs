@@ -250,11 +250,15 @@ async fn a_group_has_a_ciphersuite_that_the_operator_allows() {
     let operator = world.cluster.connect_as("postern_operator").await;
     let other = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
     let mut before = world.group_of(other, 2).await;
-    let mut draft = Draft::new(&world, &world.reserve().await);
-    draft.founder.suite = other;
-    let call = draft.call();
+    let mut drafts = [world.reserve().await, world.reserve().await].map(|id| Draft::new(&world, &id));
+    for draft in &mut drafts {
+        draft.founder.suite = other;
+    }
+    let [call, founding] = drafts.map(Draft::call);
+    world.pay(&founding).await.assert_ok("while it is allowed");
 
     operator.execute("SELECT operator.forbid_ciphersuite(3)", &[]).await.unwrap();
+    world.pay(&founding).await.assert_ok("the same again, whose answer was lost before it was forbidden");
     world.assert_refuses("a group of it", &call, ProblemType::CiphersuiteForbidden).await;
     let mut newcomer = world.candidate().await;
     newcomer.party.suite = other;

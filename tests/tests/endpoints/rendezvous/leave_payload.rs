@@ -62,6 +62,17 @@ async fn payloads_are_bounded_in_number_and_size_and_so_are_requests() {
     let world = World::start().await;
     limit(&world, "max_payloads", 8).await;
     limit(&world, "max_payload_bytes", 8192).await;
+    // The largest that may be set fits into a body, also in base64.
+    let operator = world.cluster.connect_as("postern_operator").await;
+    let larger = "SELECT operator.set_rendezvous_limit('max_payload_bytes', 45057)";
+    operator.execute(larger, &[]).await.expect_err("no body has room for it");
+    limit(&world, "max_payload_bytes", 45_056).await;
+    let (roomy, most) = (Meeting::of_two(&world).await, vec![7; 45_056]);
+    let call = roomy.leaving(&roomy.owner, 0, &most);
+    world.send(&call.in_json().wire()).await.assert_ok("in JSON");
+    let call = roomy.leaving(&roomy.owner, 1, &most);
+    world.send(&call.wire()).await.assert_ok("in CBOR");
+    limit(&world, "max_payload_bytes", 8192).await;
     let meeting = Meeting::of_two(&world).await;
     let (largest, too_large) = (vec![7; 8192], vec![7; 8193]);
     let call = meeting.leaving(&meeting.owner, 0, &too_large);

@@ -44,6 +44,27 @@ async fn what_was_proposed_is_in_the_next_commit() {
 }
 
 #[tokio::test]
+async fn a_kept_proposal_gets_its_answer_again_also_when_it_would_be_too_large_by_now() {
+    let world = World::start().await;
+    let mut group = world.group(3).await;
+    let [first, second] = [1, 2].map(|sender| {
+        group.party(sender).attach(&[7; 1000]);
+        let proposal = group.party(sender).propose_update();
+        assert!(proposal.as_bytes().len() > 1024);
+        group.submit(sender, &proposal, None)
+    });
+    let epoch = submit(&world, &first).await.epoch;
+    set_limit(&world, "max_message_bytes", 1024).await;
+    let before = world.snapshot().await;
+    for again in [&first, &first.clone().in_json()] {
+        assert_eq!(submit(&world, again).await.epoch, epoch);
+    }
+    world.snapshot().await.assert_same(&before, "a repeat");
+    world.assert_refuses("one that is not kept", &second, ProblemType::MessageTooLarge).await;
+    world.close();
+}
+
+#[tokio::test]
 async fn a_proposal_that_no_commit_could_take_along_is_not_kept() {
     let world = World::start().await;
     world.stock(100).await;
