@@ -25,8 +25,13 @@ use crate::{
 };
 
 impl Session {
-    /// Runs the errands that are due. One errand that is refused does not keep the others from being run.
+    /// Runs the errands that are due. One errand that is refused does not keep the others from being run. Their future is boxed:
+    /// nearly every call of the library contains it, and an application may hold many of those on a small stack.
     pub(crate) async fn errands(&self, step: &Step<'_>) -> Result<()> {
+        Box::pin(self.run_errands(step)).await
+    }
+
+    async fn run_errands(&self, step: &Step<'_>) -> Result<()> {
         let (store, api) = (&*self.store, &self.api);
         goes_on(identity::renew_credential(store, api).await)?;
         goes_on(identity::upkeep(api, store, &self.options).await)?;
@@ -197,7 +202,7 @@ impl Session {
 
     /// Removes members from a group that are no devices of their users any more.
     async fn cast_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        casting_out(&self.store, id, self.put_out(step, id)).await
+        casting_out(&self.store, id, Box::pin(self.put_out(step, id))).await
     }
 
     async fn put_out(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {

@@ -31,6 +31,9 @@
 //!
 //! The feature `lab` adds what programs that test or measure a server need, and nobody else.
 
+// An application holds futures of this library in its own, often on the stack of a thread that has 2 MiB.
+#![warn(clippy::large_futures)]
+
 mod account;
 mod client;
 mod clock;
