@@ -485,7 +485,7 @@ async fn new_sessions_of_postgresql_have_what_the_files_of_tls_hold_now() {
     let url = by_certificate(address, &roots, &ours);
     let server = Server::builder(&cluster).database(&url).metrics().start().await;
     eventually("it is ready", async || is_ready(&server).await.then_some(())).await;
-    let end = metric(&server, SHOWN_UNTIL).await;
+    let end = server.metric(SHOWN_UNTIL).await;
     let admin = cluster.admin().await;
     let since = end_sessions(&admin).await;
     eventually("by its certificate", async || has_new_session(&admin, &since).await.then_some(())).await;
@@ -506,7 +506,7 @@ async fn new_sessions_of_postgresql_have_what_the_files_of_tls_hold_now() {
     })
     .await;
     eventually("it is ready again", async || is_ready(&server).await.then_some(())).await;
-    let days = (metric(&server, SHOWN_UNTIL).await - end) / 86400.0;
+    let days = (server.metric(SHOWN_UNTIL).await - end) / 86400.0;
     assert!((39.0..41.0).contains(&days), "{days} days more");
 
     // Files that are of no use change nothing.
