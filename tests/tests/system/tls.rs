@@ -169,10 +169,8 @@ async fn a_renewal_that_went_wrong_is_told_and_the_certificate_before_serves_to_
         assert!(status().await.1.contains("ok       certificate: the one for home.example"), "{what}");
     }
     other.replace(&files);
-    eventually("a good one is taken over", async || {
-        (server.metric(SERVED_UNTIL).await > end).then_some(())
-    })
-    .await;
+    eventually("a good one is taken over", async || (server.metric(SERVED_UNTIL).await > end).then_some(()))
+        .await;
 }
 
 #[tokio::test]
