@@ -79,7 +79,8 @@ pub enum Event {
     Changed { group: GroupId, epoch: u64, added: Vec<Member>, removed: Vec<Member> },
     /// While this device could not follow the group, these came in, or became admins, and it cannot tell
     /// by whose will: a member and the server together may have made them up. This device does not come
-    /// back until its user takes the group as the server has it.
+    /// back until its user takes the group as the server has it. Nor does it come into a group that another device of its user's
+    /// handed over, until that one tells of them, or its user takes them.
     Strangers { group: GroupId, strangers: Vec<Member>, admins: Vec<Member>, removed: Vec<Member> },
     /// Users that are admins and were not when this device last knew, which its user accepted.
     AdminsFound { group: GroupId, epoch: u64, admins: Vec<Member> },

@@ -37,6 +37,7 @@ labels! {
     FRIENDSHIP_SEAL "Postern friendship seal" "Key that a friendship's stock keys are sealed under.";
     GROUP_STATE "Postern group state" "Key that a group's state is sealed under.";
     GROUP_BLOB "Postern group blob" "Associated data of a group's sealed state.";
+    HANDOVER_ROSTER "Postern handover roster" "Hash of a device or an admin in a group that is handed over.";
     IDENTITY_LINK "Postern identity link" "Signature of a client over the key of its leaf in a group.";
     ISSUER_CERTIFICATE "Postern issuer certificate" "Signature of a domain's root over a key that signs its client credentials.";
     INVITE "Postern invite" "Hash by which an invite is found.";

@@ -168,7 +168,7 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
             format!("meanwhile came: {}; went: {}", list(added), list(removed))
         }
         Event::Strangers { strangers, admins, removed, .. } => format!(
-            "this device does not come back by itself: it cannot tell who let in {}, and who made these \
+            "this device does not come back, or in, by itself: it cannot tell who let in {}, and who made these \
              admins: {}; went: {}. `rejoin` accepts them, `refound` founds another group",
             list(strangers),
             list(admins),

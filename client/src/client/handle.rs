@@ -83,12 +83,19 @@ impl Client {
 
     /// The group with this id (unpadded base64url), or else with this title or beginning of an id. A group with this title
     /// that this device left counts only when no other is meant. Others choose titles: one that is another group's id takes
-    /// nothing from it, and one that is the beginning of another group's id, and has 6 characters or more, names neither.
+    /// nothing from it, and one that is the beginning of another group's id, and has 6 characters or more, names neither. Last of
+    /// all, it may be one that this device did not come into, since strangers are there ([`Event::Strangers`]).
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::AmbiguousGroup`].
     pub fn group(&self, name: &str) -> Result<Group> {
-        Ok(self.group_with_id(meant_by(name, &self.groups()?)?))
+        let id = match meant_by(name, &self.groups()?).cloned() {
+            Err(Error::UnknownGroup(_)) => {
+                meant_by(name, &self.session.store.read(group::left_to_person)?).cloned()?
+            }
+            id => id?,
+        };
+        Ok(self.group_with_id(&id))
     }
 
     /// The group with this id, as an [`Event`] names it. Whether this device knows it shows when

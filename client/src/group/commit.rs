@@ -139,7 +139,7 @@ impl GroupState {
                 welcome_member(tx, &self.id, &leaf_key)?;
             }
             removed::note(tx, &self.id, self.epoch(), &removed_members(&self.mls, commit), true)?;
-            let taken = places::taken_by(&self.mls, commit);
+            let (taken, outline) = (places::taken_by(&self.mls, commit), self.outline()?);
             let (address, user_key) = (self.delivery_address(), self.own_leaf()?.user_key);
             self.note_user_key(tx)?;
             self.mls.merge_pending_commit(tx).map_err(Error::mls("cannot apply our own commit"))?;
@@ -156,6 +156,7 @@ impl GroupState {
             if user_key != self.own_leaf()?.user_key {
                 self.retell_user_key(tx)?;
             }
+            self.retell_what_changed(tx, &outline)?;
             if address != self.delivery_address()
                 && let Some(address) = address
                 && !key_packages::holds(tx, &self.leaf.public_key())?

@@ -2,19 +2,26 @@
 //! itself, as the same user. Owns the tables `entries` and
 //! `told_devices`.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use postern_protocol::{
     Payload, PublicKey, StateKey,
     ds::{FetchGroupInfo, GroupId},
     encoding::Encoding,
     key::SigningKey,
-    mls::{DeliveryAddress, Pseudonym, UserKey},
+    mls::{DeliveryAddress, GroupPolicy, Pseudonym, UserKey},
 };
 use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
-use super::{links, record, rules, state::GroupState};
+use super::{
+    links,
+    places::{self, UsersLeaf},
+    record::{self, GroupSummary},
+    roster::Roster,
+    rules,
+    state::GroupState,
+};
 use crate::{
     account::Account,
     error::{Error, Result},
@@ -26,6 +33,9 @@ use crate::{
 const TELL_AGAIN: u64 = 10 * 60;
 /// The longest pause between two attempts, in seconds.
 const LONGEST_PAUSE: u64 = 24 * 60 * 60;
+/// The attempt to come in whose strangers the user is told of: by then another device has told of members that came meanwhile,
+/// if it is in use.
+const TOLD_OF_STRANGERS: u32 = 4;
 
 /// The secrets with which a further device of this user comes into a group by external commit (DS-7).
 #[derive(Clone, Serialize, Deserialize)]
@@ -42,6 +52,14 @@ pub(crate) struct GroupHandover {
     user_seed: [u8; 32],
     /// Key that opens the attributes of leaves (AES-256), if it is known.
     pub attributes_key: Option<[u8; 32]>,
+    /// Who is in the group and who its admins are, as far as the device knows that hands it over.
+    pub(super) roster: Roster,
+}
+
+/// What a device on its way compares with what it was told: the other users' leaves, and the policy.
+pub(super) struct Outline {
+    leaves: HashSet<UsersLeaf>,
+    policy: GroupPolicy,
 }
 
 /// A group that this device is to come into.
@@ -126,6 +144,30 @@ impl GroupState {
         retell(tx, &self.id, &on_their_way(tx, &self.id)?)
     }
 
+    /// What a device on its way compares with what it was told. Leaves of its own user show by their cards whose they are.
+    pub(super) fn outline(&self) -> Result<Outline> {
+        let own = self.own_leaf()?.pseudonym;
+        let leaves = places::leaves(&rules::leaves(&self.mls)).into_iter().filter(|(_, user)| *user != own);
+        Ok(Outline { leaves: leaves.collect(), policy: rules::policy(&self.mls)? })
+    }
+
+    /// Notes, after a commit, that this user's other devices which are on their way have to be told of the group again, if others
+    /// came or the policy changed: they take nobody for a member of whom they were not told.
+    pub(super) fn retell_what_changed(&self, tx: &Tx<'_>, before: &Outline) -> Result<()> {
+        let now = self.outline()?;
+        if now.policy == before.policy && now.leaves.is_subset(&before.leaves) {
+            return Ok(());
+        }
+        for client_key in on_their_way(tx, &self.id)? {
+            // One that is in by then needs to be told of nothing.
+            tx.sql().execute(
+                "UPDATE told_devices SET told = 0, tries = 0, due = 0 WHERE group_id = ?1 AND client_key = ?2",
+                params![self.id.to_mls(), client_key.as_bytes()],
+            )?;
+        }
+        Ok(())
+    }
+
     /// Whether this device's leaf has a later user key than one of another device of the user's, which may not know it then.
     pub(super) fn is_ahead_by_user_key(&self) -> Result<bool> {
         let own = self.own_leaf()?;
@@ -150,6 +192,7 @@ impl GroupState {
             generation: user_key.generation,
             user_seed: *key.seed(),
             attributes_key: record::attributes_key(tx, &self.id)?,
+            roster: Roster::of(self)?,
         }))
     }
 }
@@ -205,6 +248,43 @@ pub(crate) fn follows(tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
 fn is_due_to_enter(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM entries WHERE group_id = ?1)";
     Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
+}
+
+/// Whether this device is to come into a group in which it has no place of its own.
+pub(crate) fn waits_outside(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    Ok(is_due_to_enter(tx, id)?
+        && match GroupState::find(tx, id) {
+            Ok(Some(_)) => record::is_entering(tx, id)?,
+            Ok(None) | Err(Error::NotMember) => true,
+            Err(error) => return Err(error),
+        })
+}
+
+/// The groups that this device is to come into, and in which it met strangers.
+pub(crate) fn left_to_person(tx: &Tx<'_>) -> Result<Vec<GroupSummary>> {
+    let sql = "SELECT handover FROM entries WHERE strangers > 0 ORDER BY rowid";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let handovers = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    let summary = |bytes: &Vec<u8>| {
+        let GroupHandover { id, title, .. } = decode(bytes, "a handover")?;
+        Ok(GroupSummary { id, title, active: false })
+    };
+    handovers.iter().map(summary).collect()
+}
+
+/// The roster of a group that this device is to come into.
+pub(super) fn roster(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Roster>> {
+    let sql = "SELECT handover FROM entries WHERE group_id = ?1";
+    let handover: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
+    let roster = |bytes: Vec<u8>| decode(&bytes, "a handover").map(|it: GroupHandover| it.roster);
+    handover.map(roster).transpose()
+}
+
+/// Notes that an attempt to come in met strangers. Returns whether the user is to be told.
+pub(crate) fn met_strangers(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql = "UPDATE entries SET strangers = strangers + 1 WHERE group_id = ?1 RETURNING strangers";
+    let attempts: Option<u32> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
+    Ok(attempts == Some(TOLD_OF_STRANGERS))
 }
 
 /// Has this device come into a group, with the user's key as it is now.

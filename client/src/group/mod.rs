@@ -30,6 +30,7 @@ mod receive;
 mod record;
 mod rejoin;
 mod removed;
+mod roster;
 mod rules;
 mod state;
 pub(crate) mod strayed;
@@ -49,8 +50,8 @@ pub(crate) use self::{
     evict::{evict, evicted, eviction_failed, evictions, next_eviction, remove_own_device},
     handover::{
         GroupHandover, drop_entry, entries_due, entry, entry_failed, follows, forget_entry_addresses,
-        handover, next_entry, not_told, postpone_entry, put_off_entry, retell, retell_all, take_over,
-        to_tell, told,
+        handover, left_to_person, met_strangers, next_entry, not_told, postpone_entry, put_off_entry, retell,
+        retell_all, take_over, to_tell, told, waits_outside,
     },
     introduce::{introduce, waiting_groups},
     join::{forget_early, join, join_at_last, join_later, late_welcomes, take_early, tree_of_welcome},

@@ -194,7 +194,7 @@ fn receive_commit(
             event.record(tx)?;
         }
     }
-    let taken = places::taken_by(&group.mls, &commit);
+    let (taken, outline) = (places::taken_by(&group.mls, &commit), group.outline()?);
     let leaves = commit.queued_proposals().filter_map(rules::removed_leaf);
     let gone: Vec<_> = leaves.filter_map(|leaf| group.mls.member_at(LeafNodeIndex::new(leaf))).collect();
     removed::note(tx, &group.id, group.epoch(), &gone, false)?;
@@ -216,6 +216,7 @@ fn receive_commit(
     if !left {
         links::forget_departed(tx, &group)?;
         group.follow_user_key(tx)?;
+        group.retell_what_changed(tx, &outline)?;
     } else if by_own_user {
         // Another device of this user wants it so: none brings this one in again.
         group.quit(tx)?;

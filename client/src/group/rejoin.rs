@@ -20,12 +20,14 @@ use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
 use super::{
     commit,
-    handover::PendingEntry,
+    handover::{self, PendingEntry},
     links, members,
     onlooker::{self, Onlooker, Place},
     outstanding::{self, Kind, Outstanding},
     past::MOST_PAST_EPOCHS,
-    places, record, rules,
+    places, record,
+    roster::Roster,
+    rules,
     state::GroupState,
 };
 use crate::{
@@ -68,7 +70,9 @@ impl Differences {
     }
 }
 
-/// The members that this device knew of when it could follow a group last, with what was proved to it since.
+/// The members that this device knew of when it could follow a group last, with what was proved to it since, or what another
+/// device of its user told.
+#[derive(Default)]
 struct Before {
     leaves: HashMap<u32, rules::Leaf>,
     admins: Vec<Pseudonym>,
@@ -77,6 +81,18 @@ struct Before {
 }
 
 impl Before {
+    /// Adds what another device of this user told: the leaves and admins of which it knew, as far as they are there now.
+    fn add_told(
+        &mut self,
+        roster: &Roster,
+        group: &GroupState,
+        after: &HashMap<u32, rules::Leaf>,
+    ) -> Result<()> {
+        self.leaves.extend(roster.devices_among(after));
+        self.admins.extend(roster.admins_among(&group.admins()?));
+        Ok(())
+    }
+
     /// Whether a device is in the place of a user that was there, by the will of a device of that user.
     fn let_in(&self, leaf: &rules::Leaf) -> bool {
         self.let_in.contains(&(leaf.leaf_key, leaf.pseudonym))
@@ -136,13 +152,17 @@ impl GroupState {
         group.learn(tx, &current.attributes)?;
         let after = rules::leaves(&group.mls);
         places::catch_up(tx, &group, &places::leaves(&before))?;
-        if !record::is_entering(tx, &group.id)? {
-            let let_in = seen.as_ref().map(|seen| seen.trusted().clone()).unwrap_or_default();
-            let before = Before { leaves: before, admins: before_policy.admins, let_in };
-            let differences = group.compare(tx, &before, &after)?;
-            if !differences.is_harmless() && !differences.is_within(accepted) {
-                return Err(Error::Strangers(Box::new(differences)));
-            }
+        let is_entering = record::is_entering(tx, &group.id)?;
+        let let_in = seen.as_ref().map(|seen| seen.trusted().clone()).unwrap_or_default();
+        let mut before = Before { leaves: before, admins: before_policy.admins, let_in };
+        if is_entering && let Some(roster) = handover::roster(tx, &group.id)? {
+            before.add_told(&roster, &group, &after)?;
+        }
+        let differences = group.compare(tx, &before, &after)?;
+        if !differences.is_harmless() && !differences.is_within(accepted) {
+            return Err(Error::Strangers(Box::new(differences)));
+        }
+        if !is_entering {
             if !(differences.added.is_empty()
                 && differences.removed.is_empty()
                 && differences.strangers.is_empty())
@@ -176,7 +196,18 @@ impl GroupState {
     /// handed over, and keeps it until the DS's answer is known. If it is in the group already, as a user
     /// of its own, the commit takes its `SelfRemove` along: it is in one place only. What is said there until the DS has
     /// the commit can be read ([`super::left_place`]).
-    pub(crate) fn enter(tx: &Tx<'_>, entry: &PendingEntry, current: &CurrentGroup) -> Result<()> {
+    ///
+    /// It knows the members that it saw in its own place, those that its last attempt took, and those of which the other device
+    /// told.
+    ///
+    /// # Errors
+    /// [`Error::Strangers`] where others are there than a person accepted.
+    pub(crate) fn enter(
+        tx: &Tx<'_>,
+        entry: &PendingEntry,
+        current: &CurrentGroup,
+        accepted: &Differences,
+    ) -> Result<()> {
         let PendingEntry { handover, delivery } = entry;
         let id = handover.id.clone();
         let old = match Self::find(tx, &id) {
@@ -190,7 +221,10 @@ impl GroupState {
             _ => None,
         };
         let content = if moves { record::attributes(tx, &id)? } else { Vec::new() };
-        let before = old.as_ref().map(|old| places::leaves(&rules::leaves(&old.mls))).unwrap_or_default();
+        let mut before = Before::default();
+        if let Some(old) = &old {
+            before = Before { leaves: rules::leaves(&old.mls), admins: old.admins()?, ..before };
+        }
         let (leaf, user) = (SigningKey::generate(), handover.user_key());
         leaf::keep_key(tx, &leaf)?;
         leaf::keep_key(tx, &user)?;
@@ -219,8 +253,15 @@ impl GroupState {
         }
         let (mls, submission, epoch) = entry.commit(tx, &id, current)?;
         let group = Self { mls, id, leaf };
-        places::catch_up(tx, &group, &before)?;
+        places::catch_up(tx, &group, &places::leaves(&before.leaves))?;
         group.learn(tx, &current.attributes)?;
+        let (mut shown, own) = (rules::leaves(&group.mls), group.leaf.public_key());
+        shown.retain(|_, leaf| leaf.leaf_key != own);
+        before.add_told(&handover.roster, &group, &shown)?;
+        let differences = group.compare(tx, &before, &shown)?;
+        if !differences.is_harmless() && !differences.is_within(accepted) {
+            return Err(Error::Strangers(Box::new(differences)));
+        }
         group.keep_entry(tx, submission, epoch)
     }
 

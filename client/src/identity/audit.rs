@@ -1,5 +1,5 @@
 //! Audits: the whole history of a user's identity, back to its founder and to the ends of the identities
-//! before it, by the chain of digests. Lookups need none of it.
+//! before it, replayed commit by commit. Lookups need none of it.
 
 use postern_protocol::{
     MlsMessage, PublicKey, Transcript,
@@ -14,11 +14,11 @@ use super::{
     public_eid::PublicEid,
 };
 use crate::{
-    error::{Error, IdentityError, Result},
+    error::{IdentityError, Result},
     store::Store,
 };
 
-/// The history of a user's identity, every digest of which holds.
+/// The history of a user's identity, every commit and digest of which holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// The identities that the user had, resets included.
@@ -31,15 +31,16 @@ pub struct Audit {
     pub eid: EidState,
 }
 
-/// Fetches the whole history of a user and checks that its digests lead from the founder to the state that
-/// was seen, through every epoch that was seen. What it shows of earlier epochs is kept: states that others
+/// Fetches the whole history of a user and checks that it leads from the founder to the state and the tree that were
+/// seen, through every epoch that was seen. What it shows of earlier epochs is kept: states that others
 /// tell are compared with it from then on.
 ///
-/// The commits are not replayed: readers did that when they were new, and KeyPackages in them have
-/// expired since.
+/// The commits are replayed: a first lookup takes the tree as it is shown, and a device may be in it that none of the
+/// user's let in. A KeyPackage that a commit adds is compared with today's time, as openmls does it: it lives for 20 years.
 ///
 /// # Errors
-/// As [`lookup::look_up`], and [`IdentityError::Split`] for a history that leads elsewhere.
+/// As [`lookup::look_up`], [`IdentityError::History`] for a commit that no device of the user may have made, and
+/// [`IdentityError::Split`] for a history that leads elsewhere.
 pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) -> Result<Audit> {
     lookup::look_up(api, store, name).await?;
     let kept = store.read(|tx| known::find(tx, name, Which::Accepted))?.ok_or(IdentityError::Unknown)?;
@@ -48,8 +49,8 @@ pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) ->
     let mut ended: Option<Vec<Transcript>> = None;
     for incarnation in 0..kept.eid.incarnation {
         let record = api.record(name, Some((incarnation, 0))).await?;
-        let (_, chain) = chain(name, &record, incarnation, previous_end.as_ref(), &record.commits)?;
-        let end = chain.last().copied().ok_or(IdentityError::Split)?;
+        let history = History::replay(name, &record, incarnation, previous_end.as_ref(), &record.commits)?;
+        let end = history.states.last().copied().ok_or(IdentityError::Split)?;
         let claimed = ended.get_or_insert(record.ended).get(incarnation as usize).copied();
         if claimed != Some(end.transcript) {
             return Err(IdentityError::Split.into());
@@ -61,20 +62,21 @@ pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) ->
     // Commits since the lookup are the next lookup's matter.
     let known = usize::try_from(kept.eid.epoch).ok().and_then(|epoch| record.commits.get(..epoch));
     let known = known.ok_or(IdentityError::RolledBack)?;
-    let (founder, chain) = chain(name, &record, kept.eid.incarnation, previous_end.as_ref(), known)?;
-    check(&kept, &founder, &chain)?;
+    let history = History::replay(name, &record, kept.eid.incarnation, previous_end.as_ref(), known)?;
+    history.check(&kept)?;
+    let History { founder, states, .. } = history;
     store.write(|tx| {
         if known::find(tx, name, Which::Accepted)?.is_none_or(|now| now.founding != kept.founding) {
             return Err(IdentityError::Reset.into());
         }
         let seen = known::transcripts(tx, name, Which::Accepted)?;
         let differs = |(epoch, transcript): &(u64, Transcript)| {
-            chain.iter().any(|state| state.epoch == *epoch && state.transcript != *transcript)
+            states.iter().any(|state| state.epoch == *epoch && state.transcript != *transcript)
         };
         if seen.iter().any(differs) {
             return Err(IdentityError::Split.into());
         }
-        let transcripts: Vec<_> = chain.iter().map(|state| (state.epoch, state.transcript)).collect();
+        let transcripts: Vec<_> = states.iter().map(|state| (state.epoch, state.transcript)).collect();
         known::keep_transcripts(tx, name, Which::Accepted, &transcripts)
     })?;
     Ok(Audit {
@@ -85,29 +87,46 @@ pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) ->
     })
 }
 
-/// The founder of an incarnation, and its states, epoch by epoch.
-fn chain(
-    name: &UserName,
-    record: &UserRecord,
-    incarnation: u32,
-    previous_end: Option<&Transcript>,
-    commits: &[MlsMessage],
-) -> Result<(PublicKey, Vec<EidState>), Error> {
-    let founding = record.founding.as_ref().ok_or(IdentityError::History("it has no beginning"))?;
-    let FoundingIdentity { group_info, ratchet_tree } = founding;
-    let founder = PublicEid::open(group_info, ratchet_tree)?.founder(name)?;
-    let mut state =
-        EidState::founded(incarnation, Transcript::founded(previous_end, group_info, ratchet_tree));
-    let mut states = vec![state];
-    for commit in commits {
-        state = state.followed_by(commit.as_bytes());
-        states.push(state);
-    }
-    Ok((founder, states))
+/// An incarnation of an identity, replayed from its beginning.
+struct History {
+    founder: PublicKey,
+    /// Its states, epoch by epoch.
+    states: Vec<EidState>,
+    /// The public group that it leads to.
+    public_eid: PublicEid,
 }
 
-fn check(kept: &Kept, founder: &PublicKey, chain: &[EidState]) -> Result<(), IdentityError> {
-    let begins = chain.first().is_some_and(|state| state.transcript == kept.founding.transcript);
-    let ends = chain.last() == Some(&kept.eid);
-    if begins && ends && *founder == kept.founding.founder { Ok(()) } else { Err(IdentityError::Split) }
+impl History {
+    fn replay(
+        name: &UserName,
+        record: &UserRecord,
+        incarnation: u32,
+        previous_end: Option<&Transcript>,
+        commits: &[MlsMessage],
+    ) -> Result<Self> {
+        let founding = record.founding.as_ref().ok_or(IdentityError::History("it has no beginning"))?;
+        let FoundingIdentity { group_info, ratchet_tree } = founding;
+        let mut public_eid = PublicEid::open(group_info, ratchet_tree)?;
+        let founder = public_eid.founder(name)?;
+        let mut state =
+            EidState::founded(incarnation, Transcript::founded(previous_end, group_info, ratchet_tree));
+        let mut states = vec![state];
+        for commit in commits {
+            public_eid.follow(name, commit)?;
+            state = state.followed_by(commit.as_bytes());
+            states.push(state);
+        }
+        Ok(Self { founder, states, public_eid })
+    }
+
+    /// Checks that it leads from the beginning that is kept to the state and the tree that are.
+    fn check(&self, kept: &Kept) -> Result<()> {
+        let begins = self.states.first().is_some_and(|state| state.transcript == kept.founding.transcript);
+        let ends = self.states.last() == Some(&kept.eid) && self.public_eid.agrees_with(&kept.public_eid()?);
+        if begins && ends && self.founder == kept.founding.founder {
+            Ok(())
+        } else {
+            Err(IdentityError::Split.into())
+        }
+    }
 }

@@ -3,8 +3,9 @@
 
 use openmls::{
     prelude::{
-        GroupId, LeafNode, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent, ProposalStore,
-        PublicGroup, RatchetTreeIn, Sender, Verifiable as _, group_info::VerifiableGroupInfo,
+        GroupId, KeyPackageVerifyError, LeafNode, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent,
+        ProposalStore, PublicGroup, PublicProcessMessageError, RatchetTreeIn, Sender, ValidationError,
+        Verifiable as _, group_info::VerifiableGroupInfo,
     },
     treesync::LeafNodeSource,
 };
@@ -109,6 +110,11 @@ impl PublicEid {
             .map_err(|_| IdentityError::History("its tree hash has another length"))
     }
 
+    /// Whether both are in one epoch, with one tree, and came there by the same commits (the GroupContext, RFC 9420 §8.1).
+    pub(super) fn agrees_with(&self, other: &Self) -> bool {
+        self.group.group_context() == other.group.group_context()
+    }
+
     /// Lets a commit take effect that a client of the user made (RFC 9420 §12.4.2).
     ///
     /// # Errors
@@ -125,7 +131,7 @@ impl PublicEid {
         let pending = self.leaves(name)?.into_iter().any(|leaf| leaf.index == committer && leaf.pending);
         let message = self.group.process_message(self.provider.crypto(), commit).map_err(|error| {
             tracing::debug!(%error, "a commit of an identity does not verify");
-            IdentityError::History("a commit does not verify")
+            refusal_of(&error)
         })?;
         let ProcessedMessageContent::StagedCommitMessage(staged) = message.into_content() else {
             return Err(IdentityError::History("a message is no commit"));
@@ -206,6 +212,16 @@ impl PublicEid {
 /// Whether a leaf came with a KeyPackage and was not updated since.
 pub(super) fn is_as_added(leaf: &LeafNode) -> bool {
     matches!(leaf.leaf_node_source(), LeafNodeSource::KeyPackage(_))
+}
+
+/// The refusal of a commit that openmls does not take. It compares KeyPackages with today's time, also in an old commit.
+fn refusal_of(error: &PublicProcessMessageError) -> IdentityError {
+    match error {
+        PublicProcessMessageError::ValidationError(ValidationError::KeyPackageVerifyError(
+            KeyPackageVerifyError::LifetimeError(_),
+        )) => IdentityError::History("a KeyPackage in a commit is not valid now"),
+        _ => IdentityError::History("a commit does not verify"),
+    }
 }
 
 fn parse_group_info(group_info: &GroupInfo) -> Result<VerifiableGroupInfo, IdentityError> {

@@ -185,11 +185,18 @@ impl Session {
         }
     }
 
-    /// Comes back into a group by external commit (DS-7), for a client that cannot follow any more.
+    /// Comes back into a group by external commit (DS-7), for a client that cannot follow any more; or comes in, where another
+    /// device of this user handed the group over.
     ///
     /// # Errors
     /// [`Error::Strangers`] where the group differs by more than a person accepted.
     pub(crate) async fn rejoin(&self, step: &Step<'_>, id: &GroupId, accepted: &Differences) -> Result<()> {
+        let waits_outside = |tx: &Tx<'_>| {
+            Ok(strayed::state(tx, id)? == strayed::State::Follows && group::waits_outside(tx, id)?)
+        };
+        if self.store.read(waits_outside)? {
+            return self.enter_accepting(step, id, accepted).await;
+        }
         // Messages that can still be read are read now: afterwards none of them can be.
         self.drain(step, QueueKind::Group).await?;
         // The address of before may be gone, or known to lead to a device that is to be removed.

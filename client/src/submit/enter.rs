@@ -1,12 +1,16 @@
 //! Coming into a group that another device of this user handed over (DS-7).
 
-use postern_protocol::{ds::GroupId, qs::QueueKind};
+use std::collections::BTreeSet;
+
+use postern_protocol::{ds::GroupId, name::UserName, qs::QueueKind};
 
 use super::{ATTEMPTS, Fate};
 use crate::{
     elsewhere,
-    error::{Error, Result, UNPAID_RETRY},
-    group::{self, GroupState, Kind, strayed},
+    error::{Error, Result, UNPAID_RETRY, goes_on},
+    event::Event,
+    group::{self, Differences, GroupState, Kind, strayed},
+    identity,
     mailbox::{Queue, add_addresses},
     session::Session,
     store::{Step, Tx},
@@ -18,14 +22,27 @@ impl Session {
     /// # Errors
     /// A later attempt may come to another end, whatever it is.
     pub(crate) async fn enter(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
-        let done = self.come_in(step, id).await;
+        self.enter_accepting(step, id, &Differences::default()).await
+    }
+
+    /// Comes into a group that differs from what another device of this user told of it by no more than a person accepted.
+    ///
+    /// # Errors
+    /// As [`Self::enter`]; [`Error::Strangers`] where it differs by more.
+    pub(super) async fn enter_accepting(
+        &self,
+        step: &Step<'_>,
+        id: &GroupId,
+        accepted: &Differences,
+    ) -> Result<()> {
+        let done = self.come_in(step, id, accepted).await;
         if let Err(error) = &done {
             self.store.write(|tx| note(tx, id, error))?;
         }
         done
     }
 
-    async fn come_in(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
+    async fn come_in(&self, step: &Step<'_>, id: &GroupId, accepted: &Differences) -> Result<()> {
         if self.store.read(|tx| strayed::state(tx, id))? != strayed::State::Follows {
             return Ok(());
         }
@@ -49,6 +66,7 @@ impl Session {
             self.store.write(|tx| group::drop_entry(tx, id))?;
             return Err(problem.clone().into());
         }
+        let mut asked = BTreeSet::new();
         for _ in 0..ATTEMPTS {
             if self.store.read(|tx| GroupState::awaits(tx, id, Kind::Rejoin))? {
                 match self.settle(step, id).await?.of(Kind::Rejoin) {
@@ -65,10 +83,29 @@ impl Session {
             // If it is refused the group is gone, or this user is in it no more, or with another key: another device says if
             // there is a way.
             let current = elsewhere::noted(&ds, ds.fetch_group_info(id, &fetch, &user).await)?;
-            self.store.write(|tx| GroupState::enter(tx, &entry, &current))?;
+            match self.store.write(|tx| GroupState::enter(tx, &entry, &current, accepted)) {
+                Err(Error::Strangers(differences)) => {
+                    // Another device of a member, who may be this user, is none if the AS confirms it.
+                    let unasked = to_ask_about(&differences, &mut asked);
+                    if unasked.is_empty() {
+                        return Err(Error::Strangers(differences));
+                    }
+                    for user in unasked {
+                        goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
+                    }
+                }
+                done => done?,
+            }
         }
         Err(Error::Contended(ATTEMPTS))
     }
+}
+
+/// The users that strangers say they are, as far as the AS did not confirm it and was not asked.
+fn to_ask_about(differences: &Differences, asked: &mut BTreeSet<UserName>) -> Vec<UserName> {
+    let unconfirmed = differences.strangers.iter().filter(|member| !member.verified);
+    let users = unconfirmed.filter_map(|member| member.user.clone());
+    users.filter(|user| asked.insert(user.clone())).collect()
 }
 
 /// Takes note of an attempt to come into a group that failed: the next one comes later, unless it is others who came first, or
@@ -81,6 +118,18 @@ fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
     }
     if is_noted || !error.leads_nowhere() {
         return Ok(());
+    }
+    // A member may have come of whom another device of this user is about to tell: that is no news for a person.
+    if let Error::Strangers(differences) = error
+        && group::met_strangers(tx, id)?
+    {
+        Event::Strangers {
+            group: id.clone(),
+            strangers: differences.strangers.clone(),
+            admins: differences.admins.clone(),
+            removed: differences.removed.clone(),
+        }
+        .record(tx)?;
     }
     // The commit that was sent may be accepted yet: its address stays.
     if !error.is_final() || GroupState::awaits(tx, id, Kind::Rejoin)? {
@@ -135,6 +184,24 @@ mod tests {
             let next = store.read(|tx| group::next_entry(tx, 1)).unwrap();
             assert_eq!(next.is_some(), waits, "{error}");
         }
+    }
+
+    #[test]
+    fn of_strangers_where_it_is_to_come_in_the_user_is_told_once_and_not_at_once() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let id = GroupId::new([7; 16], "x.example".parse().unwrap());
+        let sql = "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, x'00', 3, 0)";
+        store.write(|tx| Ok(tx.sql().execute(sql, [id.to_mls()])?)).unwrap();
+        let meets = || {
+            store.write(|tx| Ok(tx.sql().execute("UPDATE entries SET due = 0", [])?)).unwrap();
+            let strangers = Error::Strangers(Box::default());
+            store.write(|tx| note(tx, &id, &strangers)).unwrap();
+            assert!(store.read(group::entries_due).unwrap().is_empty(), "it waits");
+            let events = store.read(crate::event::pending).unwrap();
+            events.iter().filter(|(_, event)| matches!(event, Event::Strangers { .. })).count()
+        };
+        assert_eq!([(); 6].map(|()| meets()), [0, 0, 0, 1, 1, 1]);
     }
 
     #[test]

@@ -53,7 +53,8 @@ impl Group {
 
     /// Comes back (DS-7) where this device is a member but cannot follow any more. What was said
     /// since cannot be read. Clients do so by themselves ([`Event::CannotFollow`]); this is for the
-    /// impatient, and where only a person can decide.
+    /// impatient, and where only a person can decide. A device comes in by it where another one of its user's handed the
+    /// group over.
     ///
     /// [`Event::CannotFollow`]: crate::Event::CannotFollow
     ///

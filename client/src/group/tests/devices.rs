@@ -29,7 +29,7 @@ pub(super) fn bring_in(device: &Person, by: &Person, id: &GroupId, shown: &Curre
         .store
         .write(|tx| {
             let entry = entry(tx, id)?.expect("it is to come in");
-            GroupState::enter(tx, &entry, shown)
+            GroupState::enter(tx, &entry, shown, &Differences::default())
         })
         .unwrap();
     let message = device.outstanding(id).unwrap().message;
@@ -96,7 +96,7 @@ fn what_was_said_in_the_place_that_a_device_left_is_read_until_it_is_in_the_othe
     let handover = bob.store.read(handover).unwrap().remove(0);
     let entry = handover::PendingEntry { handover, delivery: delivery() };
     let shown = CurrentGroup { proposals: vec![leaving], ..alice.shown(&id) };
-    tablet.store.write(|tx| GroupState::enter(tx, &entry, &shown)).unwrap();
+    tablet.store.write(|tx| GroupState::enter(tx, &entry, &shown, &Differences::default())).unwrap();
     let commit = tablet.outstanding(&id).unwrap().message;
     tablet.events();
 
@@ -133,7 +133,7 @@ fn nobody_comes_in_as_another_users_device() {
         .store
         .write(|tx| {
             let entry = entry(tx, &id)?.unwrap();
-            GroupState::enter(tx, &entry, &mallory.shown(&id))
+            GroupState::enter(tx, &entry, &mallory.shown(&id), &Differences::default())
         })
         .unwrap();
     let commit = ghost.outstanding(&id).unwrap().message;
@@ -165,7 +165,7 @@ fn a_removed_device_of_ones_own_goes_with_the_key_that_it_knows() {
         .store
         .write(|tx| {
             let entry = entry(tx, &id)?.unwrap();
-            GroupState::enter(tx, &entry, &alice.shown(&id))
+            GroupState::enter(tx, &entry, &alice.shown(&id), &Differences::default())
         })
         .unwrap();
     assert!(alice.receive(&ghost.outstanding(&id).unwrap().message).unwrap_err().contains("vouched"));
@@ -411,7 +411,12 @@ fn what_a_removed_device_was_told_lets_nobody_in_though_it_never_came() {
     }
     let ghost = device_of(&bob, &issuer);
     ghost.store.write(|tx| take_over(tx, &known)).unwrap();
-    ghost.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
+    ghost
+        .store
+        .write(|tx| {
+            GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id), &Differences::default())
+        })
+        .unwrap();
     assert!(alice.receive(&ghost.outstanding(&id).unwrap().message).unwrap_err().contains("vouched"));
 }
 
@@ -486,7 +491,12 @@ fn a_user_whose_newest_key_went_with_its_leaf_gets_another_and_none_that_it_had(
     assert!(!is_due(), "once");
     let ghost = device_of(&bob, &issuer);
     ghost.store.write(|tx| take_over(tx, &known)).unwrap();
-    ghost.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
+    ghost
+        .store
+        .write(|tx| {
+            GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id), &Differences::default())
+        })
+        .unwrap();
     assert!(alice.receive(&ghost.outstanding(&id).unwrap().message).unwrap_err().contains("vouched"));
 }
 
@@ -514,7 +524,7 @@ fn who_comes_back_brings_no_older_user_key_than_its_leaf_has() {
 }
 
 /// The identity of a device's user has these other devices, too.
-fn keep_own_devices(device: &Person, others: &[&Person]) {
+pub(super) fn keep_own_devices(device: &Person, others: &[&Person]) {
     let keep = |tx: &Tx<'_>| {
         let mut account = Account::load(tx)?;
         let key = account.client_key();
@@ -595,7 +605,12 @@ fn who_comes_back_alone_in_its_place_tells_the_key_to_devices_on_their_way() {
     let [(told, group)] = &found[..] else { panic!("{} devices are to be told", found.len()) };
     assert_eq!(*told, client_key);
     tablet.store.write(|tx| take_over(tx, std::slice::from_ref(group))).unwrap();
-    tablet.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
+    tablet
+        .store
+        .write(|tx| {
+            GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id), &Differences::default())
+        })
+        .unwrap();
     alice.receive(&tablet.outstanding(&id).unwrap().message).unwrap();
 }
 

@@ -117,7 +117,7 @@ fn who_moves_into_another_place_knows_whose_places_the_others_are_all_the_same()
     let handover = alice.store.read(handover).unwrap().remove(0);
     let entry = handover::PendingEntry { handover, delivery: delivery() };
     let shown = CurrentGroup { proposals: vec![leaving], ..alice.shown(&id) };
-    laptop.store.write(|tx| GroupState::enter(tx, &entry, &shown)).unwrap();
+    laptop.store.write(|tx| GroupState::enter(tx, &entry, &shown, &Differences::default())).unwrap();
     laptop.confirm(&id);
     assert_eq!(to_cast_out(&laptop, &id), [tablet.leaf(&id)]);
 }

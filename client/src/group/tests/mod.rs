@@ -1,5 +1,6 @@
 //! Clients without a server: what one sends is handed to the others by the test.
 
+mod coming_in;
 mod devices;
 mod former_leaves;
 mod invited;

@@ -119,7 +119,7 @@ pub(super) fn comes_back_unknown(device: &Person, others: &[&Person], id: &Group
     let handover = device.store.read(handover).unwrap().remove(0);
     let entry = handover::PendingEntry { handover, delivery: delivery() };
     let shown = CurrentGroup { proposals: vec![leaving], ..others[0].shown(id) };
-    device.store.write(|tx| GroupState::enter(tx, &entry, &shown)).unwrap();
+    device.store.write(|tx| GroupState::enter(tx, &entry, &shown, &Differences::default())).unwrap();
     let back = device.outstanding(id).unwrap().message;
     device.confirm(id);
     for other in others {
@@ -249,7 +249,12 @@ fn a_removed_device_that_went_and_comes_back_unknown_is_known_by_its_place() {
     }
     let ghost = device_of(&bob, &issuer);
     ghost.store.write(|tx| take_over(tx, &known)).unwrap();
-    ghost.store.write(|tx| GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id))).unwrap();
+    ghost
+        .store
+        .write(|tx| {
+            GroupState::enter(tx, &entry(tx, &id)?.unwrap(), &alice.shown(&id), &Differences::default())
+        })
+        .unwrap();
     let entry = ghost.outstanding(&id).unwrap().message;
     ghost.confirm(&id);
     for other in [&alice, &mallory] {

@@ -204,7 +204,7 @@ fn who_leaves_the_group_without_an_admin_is_not_helped() {
 }
 
 /// The group as a server shows it that has Mallory's word that a ghost was added, or is an admin.
-fn haunted(mallory: &Person, id: &GroupId, ghost: Option<&Person>, admin: bool) -> CurrentGroup {
+pub(super) fn haunted(mallory: &Person, id: &GroupId, ghost: Option<&Person>, admin: bool) -> CurrentGroup {
     let copy = mallory.copy();
     let package = ghost.map(|ghost| ghost.offer_to(&copy));
     copy.commit_freely(id, |tx, group| Free {

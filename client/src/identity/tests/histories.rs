@@ -286,6 +286,50 @@ async fn an_audit_reads_the_history_back_to_the_founder_of_the_first_identity() 
     }
 }
 
+/// The reason for which an audit refuses what a server shows.
+async fn audit_refusal(server: &As, reader: &Device) -> IdentityError {
+    match audit(server, &reader.store, &alice()).await {
+        Err(Error::Identity(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_audit_finds_a_ghost_that_was_in_the_identity_before_the_first_lookup() {
+    let let_in_by_nobody = IdentityError::History("a commit is from nobody in it");
+    let (phone, mut server, bob) = world();
+    server.update(&phone);
+    let ghost = enters_by_itself(&mut server);
+    assert_eq!(sees(&server, &bob).await.unwrap().len(), 2, "a first lookup takes what is shown");
+    assert!(is_confirmed(&bob, &ghost));
+    assert_eq!(audit_refusal(&server, &bob).await, let_in_by_nobody);
+
+    // It was in an identity that ended.
+    let mut laptop = Device::new(&alice());
+    server.reset(&mut laptop);
+    let carol = Device::new(&"carol@example.org".parse().unwrap());
+    assert_eq!(sees(&server, &carol).await.unwrap(), [laptop.public_key()]);
+    assert_eq!(audit_refusal(&server, &carol).await, let_in_by_nobody);
+}
+
+#[tokio::test]
+async fn an_audit_does_not_take_a_ghosts_tree_for_where_the_commits_lead() {
+    let (phone, mut server, bob) = world();
+    server.update(&phone);
+    let before = server.log.clone();
+    server.update(&phone);
+    let truth = std::mem::replace(&mut server.log, before);
+    // The AS shows the ghost's tree with the digest of the true history, and that history to who audits.
+    let ghost = enters_by_itself(&mut server);
+    let current = &mut server.log.current;
+    let founding = Founding { founder: current.founder, transcript: current.founding };
+    let eid = truth.current.state.eid;
+    current.state = SignedState::sign(&alice(), &founding, eid, &current.group_info, &ghost.key());
+    server.log.commits = truth.commits;
+    assert_eq!(sees(&server, &bob).await.unwrap().len(), 2);
+    assert_eq!(audit_refusal(&server, &bob).await, IdentityError::Split);
+}
+
 #[tokio::test]
 async fn users_that_this_one_has_nothing_to_do_with_are_forgotten_after_a_while() {
     let (phone, server, bob) = world();

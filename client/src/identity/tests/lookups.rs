@@ -120,39 +120,11 @@ async fn a_substituted_contact_or_issuer_is_refused() {
     assert_eq!(sees(&server, &bob).await.unwrap().len(), 1);
 }
 
-/// Openmls takes an external commit from anybody, and a GroupInfo is all that one needs.
 #[tokio::test]
 async fn a_ghost_that_enters_by_itself_is_found() {
     let (_phone, mut server, bob) = world();
     sees(&server, &bob).await.unwrap();
-    let ghost = Device::new(&alice());
-    let current = &mut server.log.current;
-    let Some(MlsMessageBodyIn::GroupInfo(info)) = mls::parse(current.group_info.as_bytes()) else { panic!() };
-    let tree = RatchetTreeIn::tls_deserialize_exact(current.ratchet_tree.as_bytes()).unwrap();
-    let key = ghost.key();
-    let (commit, info, tree) = ghost.write(|tx| {
-        let (group, bundle) = MlsGroup::external_commit_builder()
-            .with_ratchet_tree(tree)
-            .build_group(tx, info, mls::credential(alice().to_string().into_bytes(), key.public_key()))
-            .unwrap()
-            .leaf_node_parameters(LeafNodeParameters::default())
-            .load_psks(tx.storage())
-            .unwrap()
-            .build(tx.rand(), tx.crypto(), &LeafSigner(&key), |_| true)
-            .unwrap()
-            .finalize(tx)
-            .unwrap();
-        let info = group.export_group_info(tx.crypto(), &LeafSigner(&key), false).unwrap();
-        let tree = group.export_ratchet_tree().tls_serialize_detached().unwrap();
-        Ok((mls::message_bytes(&bundle.into_commit())?, mls::message_bytes(&info)?, tree))
-    });
-    let founding = Founding { founder: current.founder, transcript: current.founding };
-    current.group_info = GroupInfo::new(info);
-    current.ratchet_tree = RatchetTree::new(tree);
-    let eid = current.state.eid.followed_by(&commit);
-    current.state = SignedState::sign(&alice(), &founding, eid, &current.group_info, &key);
-    server.log.commits.push(MlsMessage::new(commit));
-    server.vouch_for(&ghost);
+    let ghost = enters_by_itself(&mut server);
     assert_eq!(refusal(&server, &bob).await, IdentityError::Split);
     assert!(!is_confirmed(&bob, &ghost));
     assert_eq!(splits(&bob), 1);

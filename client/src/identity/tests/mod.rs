@@ -368,6 +368,40 @@ fn with_stolen_device(device: &Device) -> As {
     server
 }
 
+/// A ghost that lets itself into an identity: openmls takes an external commit from anybody, and a GroupInfo is all that
+/// one needs. The AS takes it for a device of the user.
+fn enters_by_itself(server: &mut As) -> Device {
+    let ghost = Device::new(&server.name);
+    let (name, key) = (server.name.clone(), ghost.key());
+    let current = &mut server.log.current;
+    let Some(MlsMessageBodyIn::GroupInfo(info)) = mls::parse(current.group_info.as_bytes()) else { panic!() };
+    let tree = RatchetTreeIn::tls_deserialize_exact(current.ratchet_tree.as_bytes()).unwrap();
+    let (commit, info, tree) = ghost.write(|tx| {
+        let (group, bundle) = MlsGroup::external_commit_builder()
+            .with_ratchet_tree(tree)
+            .build_group(tx, info, mls::credential(name.to_string().into_bytes(), key.public_key()))
+            .unwrap()
+            .leaf_node_parameters(LeafNodeParameters::default())
+            .load_psks(tx.storage())
+            .unwrap()
+            .build(tx.rand(), tx.crypto(), &LeafSigner(&key), |_| true)
+            .unwrap()
+            .finalize(tx)
+            .unwrap();
+        let info = group.export_group_info(tx.crypto(), &LeafSigner(&key), false).unwrap();
+        let tree = group.export_ratchet_tree().tls_serialize_detached().unwrap();
+        Ok((mls::message_bytes(&bundle.into_commit())?, mls::message_bytes(&info)?, tree))
+    });
+    let founding = Founding { founder: current.founder, transcript: current.founding };
+    current.group_info = GroupInfo::new(info);
+    current.ratchet_tree = RatchetTree::new(tree);
+    let eid = current.state.eid.followed_by(&commit);
+    current.state = SignedState::sign(&name, &founding, eid, &current.group_info, &key);
+    server.log.commits.push(MlsMessage::new(commit));
+    server.vouch_for(&ghost);
+    ghost
+}
+
 /// The same device at the same moment, as if it went two ways.
 fn fork(device: &Device) -> Device {
     let directory = tempfile::tempdir().unwrap();

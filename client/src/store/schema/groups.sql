@@ -138,14 +138,15 @@ CREATE TABLE entries (
     handover BLOB NOT NULL,             -- a GroupHandover in CBOR
     address BLOB,                       -- where its messages are to go; null until the address was made
     attempts INTEGER NOT NULL,          -- that failed for good
-    due INTEGER NOT NULL                -- seconds since 1970: when to try
+    due INTEGER NOT NULL,               -- seconds since 1970: when to try
+    strangers INTEGER NOT NULL DEFAULT 0    -- attempts that met devices or admins of which nobody told this one
 ) STRICT;
 
 -- This user's devices that were told of a group, or have to be told again.
 CREATE TABLE told_devices (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
-    told INTEGER NOT NULL,              -- 1 once it was; 0: it could not be yet, 2: the user's key became another
+    told INTEGER NOT NULL,              -- 1 once it was; 0: not yet, or others came since; 2: the user's key became another
     tries INTEGER NOT NULL,             -- how often it could not be told
     due INTEGER NOT NULL,               -- seconds since 1970: when to try again, if it was not told
     PRIMARY KEY (group_id, client_key)

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use postern_client::{Client, Error, Event, Options};
-use postern_protocol::{ds::GroupId, problem::ProblemType};
+use postern_protocol::{ds::GroupId, encoding::Encoding, problem::ProblemType};
 use postern_tests_kit::{BadLine, PATIENCE, World, befriend, eventually, joined};
 
-use super::{group_of_three, hears, names, patient, receive, with};
+use super::{group_of_three, hears, members::answer, names, patient, receive, with};
 
 #[tokio::test]
 async fn a_second_device_of_a_plain_member_comes_into_all_groups_by_itself_as_the_same_user() {
@@ -58,6 +58,32 @@ async fn a_second_device_of_a_plain_member_comes_into_all_groups_by_itself_as_th
     for client in [&bob, &tablet] {
         receive(client).await;
         assert!(matches!(client.group_with_id(group.id()).epoch(), Err(Error::NotMember)));
+    }
+}
+
+#[tokio::test]
+async fn a_ghost_in_what_a_server_shows_of_a_group_does_not_come_in_with_a_further_device() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let tablet = world.device(&bob, "tablet").await;
+    let tablet = with(tablet, Options { server: Some(line.url()), ..patient() });
+    // As a server shows it that conspires with a member.
+    let shown = carol.group_with_id(&group).with_ghost().unwrap();
+    line.answer("/group-info", 1, &answer(&Encoding::Cbor.encode(&shown)));
+    let Err(Error::Strangers(differences)) = tablet.group_with_id(&group).rejoin().await else {
+        panic!("the ghost is in")
+    };
+    assert_eq!(differences.strangers.len(), 1, "{differences:?}");
+    assert_eq!(line.mend(), 1);
+    assert!(tablet.group_with_id(&group).epoch().is_err(), "it is not in");
+    assert_eq!(*tablet.group("three").unwrap().id(), group, "its user can accept them");
+
+    // The person did not accept it, and the server shows the truth.
+    joined(&tablet, 1).await;
+    for client in [&alice, &tablet] {
+        receive(client).await;
+        assert_eq!(names(client, &group).len(), 4);
     }
 }
 

@@ -90,7 +90,7 @@ async fn an_admin_names_another_and_leaves_and_the_other_renames_and_deletes_the
 }
 
 /// A server's answer with this content.
-fn answer(content: &[u8]) -> Vec<u8> {
+pub(super) fn answer(content: &[u8]) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/cbor\r\ncontent-length: {}\r\n\r\n",
         content.len()

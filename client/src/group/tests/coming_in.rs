@@ -1,0 +1,138 @@
+//! A further device of a member, and a server that shows it a group in which are others than the device was told of.
+
+use openmls::prelude::{Extension, UnknownExtension};
+use postern_protocol::mls::GROUP_POLICY;
+
+use super::{
+    devices::{bring_in, device_apart, device_of, keep_own_devices},
+    rights::haunted,
+    *,
+};
+
+/// A device tries to come into what another one handed over, as the server shows it.
+fn comes_in(device: &Person, id: &GroupId, shown: &CurrentGroup, accepted: &Differences) -> Result<()> {
+    device.store.write(|tx| {
+        let entry = entry(tx, id)?.expect("it is to come in");
+        GroupState::enter(tx, &entry, shown, accepted)
+    })
+}
+
+/// What a device does not know by whose will it came into the group that the server shows.
+fn strangers_to(device: &Person, id: &GroupId, shown: &CurrentGroup) -> Differences {
+    let refused = comes_in(device, id, shown, &Differences::default()).unwrap_err();
+    let Error::Strangers(differences) = refused else { panic!("{refused}") };
+    assert!(device.outstanding(id).is_none(), "nothing was changed");
+    *differences
+}
+
+#[test]
+fn a_further_device_takes_no_ghost_and_no_new_admin_without_a_persons_consent() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, mallory], id) = three(&issuer);
+    let ghost = person("ghost", &issuer);
+    let groups = bob.store.read(handover).unwrap();
+    for (shown, strangers, admins) in
+        [(haunted(&mallory, &id, Some(&ghost), false), 1, 0), (haunted(&mallory, &id, None, true), 0, 1)]
+    {
+        let tablet = device_of(&bob, &issuer);
+        tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+        let differences = strangers_to(&tablet, &id, &shown);
+        assert_eq!((differences.strangers.len(), differences.admins.len()), (strangers, admins));
+        comes_in(&tablet, &id, &shown, &differences).unwrap();
+        assert!(tablet.outstanding(&id).is_some());
+        // What a person accepted is known to the next attempt, if that one is too late.
+        comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
+    }
+}
+
+#[test]
+fn a_device_that_moves_into_its_users_place_takes_no_ghost_either() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
+    let handover = bob.store.read(handover).unwrap().remove(0);
+    let entry = handover::PendingEntry { handover, delivery: delivery() };
+    let shown = haunted(&mallory, &id, Some(&person("ghost", &issuer)), false);
+    let enters = |tx: &Tx<'_>| GroupState::enter(tx, &entry, &shown, &Differences::default());
+    let refused = tablet.store.write(enters).unwrap_err();
+    let Error::Strangers(differences) = refused else { panic!("{refused}") };
+    assert_eq!(differences.strangers.len(), 1);
+    assert_eq!(tablet.members(&id).len(), 4, "it is where it was");
+}
+
+/// With the group's id and policy, which the server knows, and nobody in it but itself.
+#[test]
+fn a_further_device_does_not_come_into_a_group_that_the_server_made_up() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], id) = three(&issuer);
+    let eve = person("eve", &issuer);
+    let reserved = GroupIdReserved { group_id: id.clone(), server_key: SigningKey::generate().public_key() };
+    eve.store.write(|tx| GroupState::create(tx, &reserved, "climbing", &delivery()).map(drop)).unwrap();
+    eve.confirm(&id);
+    let policy = bob.store.read(|tx| rules::policy(&GroupState::load(tx, &id)?.mls)).unwrap();
+    eve.commit_freely(&id, |_, group| {
+        let mut context = group.mls.extensions().clone();
+        let extension = Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes()));
+        context.add_or_replace(extension).unwrap();
+        Free { context: Some(context), ..Free::default() }
+    });
+    let tablet = device_of(&bob, &issuer);
+    let groups = bob.store.read(handover).unwrap();
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    let differences = strangers_to(&tablet, &id, &eve.shown(&id));
+    let strangers: Vec<_> = differences.strangers.iter().map(|member| member.leaf_key).collect();
+    assert_eq!(strangers, [eve.leaf(&id)]);
+}
+
+#[test]
+fn a_device_on_its_way_is_told_of_members_that_came_meanwhile() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let (tablet, carol) = (device_of(&bob, &issuer), person("carol", &issuer));
+    keep_own_devices(&bob, &[&tablet]);
+    let client_key = tablet.account().client_key().public_key();
+    let groups = bob.store.read(handover).unwrap();
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+    let to_tell = || bob.store.read(crate::group::to_tell).unwrap();
+    let update = alice.stage(&id, &Change::Update).message;
+    alice.confirm(&id);
+    for other in [&bob, &mallory] {
+        other.receive(&update).unwrap();
+    }
+    assert!(to_tell().is_empty(), "nobody came");
+
+    let addition = alice.add(&id, &[&carol]);
+    for other in [&bob, &mallory] {
+        other.receive(&addition).unwrap();
+    }
+    assert_eq!(strangers_to(&tablet, &id, &alice.shown(&id)).strangers.len(), 1);
+    let found = to_tell();
+    let [(told, group)] = &found[..] else { panic!("{} devices are to be told", found.len()) };
+    assert_eq!(*told, client_key);
+    tablet.store.write(|tx| take_over(tx, std::slice::from_ref(group))).unwrap();
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+    alice.receive(&tablet.outstanding(&id).unwrap().message).unwrap();
+}
+
+#[test]
+fn of_two_devices_that_come_in_at_once_the_later_one_knows_the_other_by_its_card() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let [laptop, tablet] = [(); 2].map(|()| device_of(&bob, &issuer));
+    let groups = bob.store.read(handover).unwrap();
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    let entry = bring_in(&laptop, &bob, &id, &bob.shown(&id));
+    for other in [&alice, &bob, &mallory] {
+        other.receive(&entry).unwrap();
+    }
+    let mut attributes = bob.shown(&id).attributes;
+    attributes.extend(laptop.shown(&id).attributes);
+    let shown = CurrentGroup { attributes, ..alice.shown(&id) };
+    let strangers = strangers_to(&tablet, &id, &shown).strangers;
+    let [stranger] = &strangers[..] else { panic!("{strangers:?}") };
+    assert_eq!((stranger.user.as_ref(), stranger.verified), (Some(&bob.user), false));
+    // The AS confirms it.
+    tablet.knows(&[&bob, &laptop]);
+    comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
+}
