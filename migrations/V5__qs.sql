@@ -11,7 +11,7 @@
 CREATE TABLE qs.settings (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     chain_messages integer NOT NULL DEFAULT 1000 CHECK (chain_messages BETWEEN 1 AND 1000000),
-    chain_hours integer NOT NULL DEFAULT 24 CHECK (chain_hours BETWEEN 0 AND 8760),
+    chain_hours integer NOT NULL DEFAULT 24 CONSTRAINT chains_last_a_day CHECK (chain_hours BETWEEN 0 AND 24),
     group_queue_depth integer NOT NULL DEFAULT 10000 CHECK (group_queue_depth > 0),
     group_queue_kib integer NOT NULL DEFAULT 102400 CHECK (group_queue_kib > 0),
     contact_queue_depth integer NOT NULL DEFAULT 1000 CHECK (contact_queue_depth > 0),
@@ -36,6 +36,8 @@ COMMENT ON COLUMN qs.settings.chain_messages IS
     'Messages after which a queue gets a new chain (QS-5). Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.chain_hours IS
     'Hours after which a queue gets a new chain (QS-5); 0: with each delivery. Changes as the operator likes';
+COMMENT ON CONSTRAINT chains_last_a_day ON qs.settings IS
+    'A message may stay for as long as its chain is used, and KeyPackages outlast the messages that add them by a day for that';
 COMMENT ON COLUMN qs.settings.group_queue_depth IS
     'Messages that a group queue holds at most. Changes as the operator likes';
 COMMENT ON COLUMN qs.settings.group_queue_kib IS

@@ -167,7 +167,7 @@ impl Session {
                 let contact = client.and_then(|client| client.contact.as_ref());
                 match contact {
                     Some(contact) => {
-                        contact::write_group(tx, contact, handover)?;
+                        contact::write_group(tx, device, contact, handover)?;
                         group::told(tx, &handover.id, device)?;
                     }
                     None => group::not_told(tx, &handover.id, device)?,
@@ -402,7 +402,7 @@ fn is_over(error: &Error) -> bool {
 /// them: they outlast the KeyPackages without it.
 fn kept_addresses(tx: &Tx<'_>, kind: QueueKind) -> Result<Vec<Address>> {
     match kind {
-        QueueKind::Contact => Ok(vec![Account::load(tx)?.contact_address]),
+        QueueKind::Contact => Ok(Account::load(tx)?.contact_addresses().to_vec()),
         QueueKind::Group => {
             let address = |id: &GroupId| Ok(GroupState::load(tx, id)?.delivery_address());
             group::active(tx)?.iter().filter_map(|id| address(id).transpose()).collect()

@@ -143,7 +143,7 @@ fn untold(tx: &Tx<'_>, kind: QueueKind) -> Result<Vec<(Address, Option<Urgency>)
     let mut wanted: HashMap<Address, Option<Urgency>> = HashMap::new();
     match kind {
         QueueKind::Contact => {
-            wanted.insert(Account::load(tx)?.contact_address, USUAL);
+            wanted.extend(Account::load(tx)?.contact_addresses().map(|address| (address, USUAL)));
         }
         QueueKind::Group => {
             wanted.extend(key_packages::addresses(tx)?.into_iter().map(|address| (address, USUAL)));

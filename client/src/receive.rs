@@ -142,7 +142,7 @@ impl Session {
             Event::MailboxReplaced { kind }.record(tx)?;
             push::queue_replaced(tx, before)?;
             if kind == QueueKind::Contact {
-                account::renew_contact_address(tx)?;
+                account::renew_contact_addresses(tx)?;
                 // With the next look the new contact is published, and letters that did not come are asked for.
                 return identity::look_after_devices(tx);
             }
@@ -302,12 +302,12 @@ fn restored(tx: &Tx<'_>, kind: QueueKind) -> Result<()> {
     Event::Restored { kind }.record(tx)?;
     mailbox::forget_renewals(tx)?;
     push::tell_again(tx, kind)?;
+    mailbox::revoke_again(tx, kind)?;
     if kind == QueueKind::Contact {
         contact::missed_letters(tx)?;
         // With the next look the contact is published where the AS has another one.
         return identity::look_after_devices(tx);
     }
-    mailbox::revoke_again(tx)?;
     // KeyPackages that were handed out are in stock once more.
     key_packages::publish_again(tx)?;
     group::active(tx)?.iter().try_for_each(|id| strayed::doubt(tx, id))
@@ -319,6 +319,7 @@ fn lost(tx: &Tx<'_>, kind: QueueKind, address: Option<&Address>) -> Result<()> {
     let mut groups = Vec::new();
     if kind == QueueKind::Contact {
         contact::missed_letters(tx)?;
+        address.map_or(Ok(()), |address| open_another(tx, address))?;
     }
     if kind == QueueKind::Group {
         for id in group::active(tx)? {
@@ -332,6 +333,18 @@ fn lost(tx: &Tx<'_>, kind: QueueKind, address: Option<&Address>) -> Result<()> {
         return Event::Lost { group: None }.record(tx);
     }
     groups.into_iter().try_for_each(|id| Event::Lost { group: Some(id) }.record(tx))
+}
+
+/// Letters to an address of the contact queue were lost: it was given enough for the day, perhaps by somebody who wants it
+/// closed. Another one is open. The old one leads nowhere from then on, as whoever closed it would fill the queue by both.
+fn open_another(tx: &Tx<'_>, address: &Address) -> Result<()> {
+    if !account::replace_contact_address(tx, address)? {
+        return Ok(());
+    }
+    mailbox::revoke_contact_later(tx, address)?;
+    mailbox::renew_soon(tx, QueueKind::Contact)?;
+    // With the next look the contact is published, if it is another one.
+    identity::look_after_devices(tx)
 }
 
 /// Notes what keeps something that came in from having an effect, if anything does.

@@ -200,7 +200,7 @@ pub(crate) async fn finish(store: &Store, api: &Api, mut account: Account) -> Re
         }
     }
     let contact_queue = store.read(|tx| Queue::load(tx, QueueKind::Contact))?;
-    add_addresses(api, &contact_queue, vec![account.contact_address], Vec::new()).await?;
+    add_addresses(api, &contact_queue, account.contact_addresses().to_vec(), Vec::new()).await?;
     // Before anyone can ask for this device: what friends fetch has it in it.
     key_packages::publish_if_due(store, api).await?;
     api.publish_contact(account.contact()?, &account.client_key()).await?;

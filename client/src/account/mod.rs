@@ -33,8 +33,12 @@ pub(crate) use self::{
 };
 use crate::{
     error::{Error, Result},
+    mailbox::fresh_address,
     store::{Tx, decode, encode},
 };
+
+/// Addresses that are remembered after others took their place. Letters to them wait no longer than until the queue is read.
+const FORMER_ADDRESSES: usize = 4;
 
 #[derive(Clone, Serialize, Deserialize, ZeroizeOnDrop)]
 pub(crate) struct Account {
@@ -48,6 +52,16 @@ pub(crate) struct Account {
     /// The address of the contact queue that is published.
     #[zeroize(skip)]
     pub contact_address: Address,
+    /// The one that only contacts know, and users that were asked: each address takes so many letters a day, so strangers, who
+    /// can close the published one, close neither this nor the next.
+    #[zeroize(skip)]
+    contacts_address: Address,
+    /// The one that only this user's other devices know.
+    #[zeroize(skip)]
+    devices_address: Address,
+    /// The last ones that others took the place of: letters to them may wait in the queue.
+    #[zeroize(skip)]
+    former_addresses: Vec<Address>,
     /// Absent until this device is in its user's identity.
     #[zeroize(skip)]
     pub eid_group_id: Option<Vec<u8>>,
@@ -85,7 +99,10 @@ impl Account {
             user,
             client_seed: *SigningKey::generate().seed(),
             contact_seed: *contact.as_bytes(),
-            contact_address: Address::generate().map_err(Error::mls("cannot make an address"))?,
+            contact_address: fresh_address()?,
+            contacts_address: fresh_address()?,
+            devices_address: fresh_address()?,
+            former_addresses: Vec::new(),
             eid_group_id: None,
             credential: None,
             registration: None,
@@ -110,6 +127,21 @@ impl Account {
     /// An address of this client's group queue, as others deliver to it.
     pub(crate) fn delivery_at(&self, address: Address) -> DeliveryAddress {
         DeliveryAddress { domain: self.user.domain().clone(), address }
+    }
+
+    /// The addresses of the contact queue.
+    pub(crate) fn contact_addresses(&self) -> [Address; 3] {
+        [self.contact_address, self.contacts_address, self.devices_address]
+    }
+
+    /// The addresses to one of which a letter in the contact queue was sealed.
+    pub(crate) fn letter_addresses(&self) -> Vec<Address> {
+        [self.contact_addresses().as_slice(), &self.former_addresses].concat()
+    }
+
+    /// The address at which clients of a user are to write to this one.
+    pub(crate) fn address_for(&self, user: &UserName) -> Address {
+        if *user == self.user { self.devices_address } else { self.contacts_address }
     }
 
     /// Where others take first contact with this client.
@@ -171,9 +203,31 @@ impl Account {
     }
 }
 
-/// Takes another address for first contact: the old one leads nowhere any more.
-pub(crate) fn renew_contact_address(tx: &Tx<'_>) -> Result<()> {
+/// Takes other addresses for letters: the old ones lead nowhere any more, as their queue is gone.
+pub(crate) fn renew_contact_addresses(tx: &Tx<'_>) -> Result<()> {
     let mut account = Account::load(tx)?;
-    account.contact_address = Address::generate().map_err(Error::mls("cannot make an address"))?;
+    account.contact_address = fresh_address()?;
+    account.contacts_address = fresh_address()?;
+    account.devices_address = fresh_address()?;
+    account.former_addresses.clear();
     account.save(tx)
+}
+
+/// Takes another address in the place of this one, if it is one of those for letters. Returns whether it is.
+pub(crate) fn replace_contact_address(tx: &Tx<'_>, old: &Address) -> Result<bool> {
+    let mut account = Account::load(tx)?;
+    let fresh = fresh_address()?;
+    if account.contact_address == *old {
+        account.contact_address = fresh;
+    } else if account.contacts_address == *old {
+        account.contacts_address = fresh;
+    } else if account.devices_address == *old {
+        account.devices_address = fresh;
+    } else {
+        return Ok(false);
+    }
+    account.former_addresses.insert(0, *old);
+    account.former_addresses.truncate(FORMER_ADDRESSES);
+    account.save(tx)?;
+    Ok(true)
 }

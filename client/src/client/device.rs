@@ -175,17 +175,17 @@ impl Client {
             RemoveKeyPackages { friendship_token: friendship.token(), stock_id: Some(friendship.stock_id) };
         let removed = session.api.remove_key_packages(&stock, &friendship.secrets.owner()).await;
         or_repeated(removed, ProblemType::NotFound)?;
-        let (group, contact, addresses, contact_address) = session.store.read(|tx| {
+        let (group, contact, addresses, contact_addresses) = session.store.read(|tx| {
             let mut addresses = key_packages::addresses(tx)?;
             for id in group::active(tx)? {
                 addresses.extend(GroupState::load(tx, &id)?.delivery_address());
             }
             let [group, contact] = [QueueKind::Group, QueueKind::Contact].map(|kind| Queue::load(tx, kind));
-            Ok((group?, contact?, addresses, Account::load(tx)?.contact_address))
+            Ok((group?, contact?, addresses, Account::load(tx)?.contact_addresses().to_vec()))
         })?;
         let deleted = session.api.delete_queue(&group.id, addresses, &group.owner).await;
         or_repeated(deleted, ProblemType::NotFound)?;
-        let deleted = session.api.delete_queue(&contact.id, vec![contact_address], &contact.owner).await;
+        let deleted = session.api.delete_queue(&contact.id, contact_addresses, &contact.owner).await;
         or_repeated(deleted, ProblemType::NotFound)
     }
 }

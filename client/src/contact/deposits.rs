@@ -1,12 +1,16 @@
-//! Letters on their way to contact queues. Owns the table `deposits`.
+//! Letters on their way to contact queues: first to the address that the receiver gave this device, if it gave one, and where
+//! nothing is taken there any more to the one that is published. Owns the table `deposits`.
 
 use std::collections::BTreeMap;
 
-use postern_protocol::{Payload, auth::SignedContact, name::UserName};
+use postern_protocol::{
+    Address, Payload, PublicKey, auth::SignedContact, name::UserName, problem::ProblemType,
+};
 use rusqlite::params;
 
 use super::{
-    letter::{self, LetterBody},
+    given_addresses,
+    letter::{self, LetterBody, Stamp, Told},
     numbers,
 };
 use crate::{
@@ -15,65 +19,89 @@ use crate::{
     error::{Error, Result},
     event::Event,
     group::GroupHandover,
+    identity::{self, VerifiedUser},
     profile,
     server::Api,
-    store::{Store, Tx, encode, fixed},
+    store::{Store, Tx, decode, encode, fixed},
 };
 
-/// Seals a letter and keeps it until it was deposited.
+/// A letter on its way.
+struct Deposit {
+    id: i64,
+    user: UserName,
+    client_key: PublicKey,
+    address: Address,
+    payload: Payload,
+    /// Stamp and content, while it may be sealed for another address.
+    unsealed: Option<(Stamp, LetterBody)>,
+}
+
+/// Users as lookups showed them while letters were sent; `None`: none did.
+type Asked = BTreeMap<UserName, Option<VerifiedUser>>;
+
+/// Seals a letter to a client of a user, with the contact that it published, and keeps it until it was deposited.
 pub(super) fn write_letter(
     tx: &Tx<'_>,
     account: &Account,
     user: &UserName,
+    client_key: &PublicKey,
     contact: &SignedContact,
     body: &LetterBody,
 ) -> Result<()> {
     let stamp = numbers::next(tx)?;
-    // Somebody who is declined learns nothing by it.
-    let lookup = match body {
-        LetterBody::Decline(_) => None,
-        _ => profile::own_lookup_secret(tx)?,
-    };
-    let home = account.user.domain();
-    let home_key = if user.domain() == home { None } else { elsewhere::own_key(tx)? };
-    let (client, credential) = (account.client_key(), account.credential()?);
-    let payload = letter::seal(contact, &client, credential, stamp, lookup, home_key, body)?;
+    let address = given_addresses::of(tx, client_key)?.unwrap_or(contact.address);
+    let payload = sealed(tx, account, user, &SignedContact { address, ..contact.clone() }, (stamp, body))?;
     tx.sql().execute(
-        "INSERT INTO deposits (user, address, payload) VALUES (?1, ?2, ?3)",
-        params![user.to_string(), contact.address.as_bytes(), payload.as_bytes()],
+        "INSERT INTO deposits (user, client_key, address, payload, unsealed) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![
+            user.to_string(),
+            client_key.as_bytes(),
+            address.as_bytes(),
+            payload.as_bytes(),
+            encode(&(stamp, body))
+        ],
     )?;
     Ok(())
 }
 
+/// Seals a letter to a user's client for the address of this contact.
+fn sealed(
+    tx: &Tx<'_>,
+    account: &Account,
+    user: &UserName,
+    to: &SignedContact,
+    (stamp, body): (Stamp, &LetterBody),
+) -> Result<Payload> {
+    // Somebody who is declined learns nothing by it.
+    let is_declined = matches!(body, LetterBody::Decline(_));
+    let lookup = if is_declined { None } else { profile::own_lookup_secret(tx)? };
+    let home_key = if user.domain() == account.user.domain() { None } else { elsewhere::own_key(tx)? };
+    let address = (!is_declined).then(|| account.address_for(user));
+    let told = Told { lookup, home_key, address };
+    letter::seal(to, &account.client_key(), account.credential()?, stamp, told, body)
+}
+
 /// Writes to another device of this user what it needs to come into a group.
-pub(crate) fn write_group(tx: &Tx<'_>, contact: &SignedContact, handover: &GroupHandover) -> Result<()> {
+pub(crate) fn write_group(
+    tx: &Tx<'_>,
+    device: &PublicKey,
+    contact: &SignedContact,
+    handover: &GroupHandover,
+) -> Result<()> {
     let account = Account::load(tx)?;
     let body = LetterBody::Group { group_id: handover.id.clone(), handover: Payload::new(encode(handover)) };
-    write_letter(tx, &account, &account.user, contact, &body)
+    write_letter(tx, &account, &account.user, device, contact, &body)
 }
 
 /// Sends the letters on their way, one after the other.
 pub(crate) async fn deliver_deposits(store: &Store, api: &Api) -> Result<()> {
-    type Row = (i64, String, Vec<u8>, Vec<u8>);
-    let rows = store.read(|tx| {
-        let mut statement =
-            tx.sql().prepare_cached("SELECT id, user, address, payload FROM deposits ORDER BY id")?;
-        Ok(statement
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
-            .collect::<Result<Vec<Row>, _>>()?)
-    })?;
     let mut out_of_reach = BTreeMap::new();
-    for (id, user, address, payload) in rows {
-        let user: UserName = user.parse().map_err(|_| Error::Damaged("a user name"))?;
-        if out_of_reach.contains_key(user.domain()) {
+    let mut asked = Asked::new();
+    for deposit in store.read(waiting)? {
+        if out_of_reach.contains_key(deposit.user.domain()) {
             continue;
         }
-        let address = fixed(&address, "an address")?;
-        let sent = async {
-            let qs = elsewhere::api_for(api, user.domain())?;
-            elsewhere::noted(&qs, qs.deposit(address, Payload::new(payload)).await)
-        };
-        let sent = sent.await;
+        let sent = deliver(store, api, &deposit, &mut asked).await;
         // A letter that is refused is not in the way of the others, a homeserver that is away not of those for others.
         if let Err(error) = &sent
             && error.refusal().is_none()
@@ -81,18 +109,89 @@ pub(crate) async fn deliver_deposits(store: &Store, api: &Api) -> Result<()> {
             if error.server_is_away() {
                 return sent;
             }
-            out_of_reach.insert(user.domain().clone(), sent);
+            out_of_reach.insert(deposit.user.domain().clone(), sent);
             continue;
         }
         store.write(|tx| {
-            tx.sql().execute("DELETE FROM deposits WHERE id = ?1", [id])?;
+            tx.sql().execute("DELETE FROM deposits WHERE id = ?1", [deposit.id])?;
             if sent.is_err() {
-                Event::ContactUnreachable { user }.record(tx)?;
+                Event::ContactUnreachable { user: deposit.user.clone() }.record(tx)?;
             }
             Ok(())
         })?;
     }
     out_of_reach.into_values().next().unwrap_or(Ok(()))
+}
+
+/// The letters on their way, in the order in which they were written.
+fn waiting(tx: &Tx<'_>) -> Result<Vec<Deposit>> {
+    type Row = (i64, String, Vec<u8>, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+    let sql = "SELECT id, user, client_key, address, payload, unsealed FROM deposits ORDER BY id";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let rows = statement
+        .query_map([], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+        })?
+        .collect::<Result<Vec<Row>, _>>()?;
+    rows.into_iter()
+        .map(|(id, user, client_key, address, payload, unsealed)| {
+            Ok(Deposit {
+                id,
+                user: user.parse().map_err(|_| Error::Damaged("a user name"))?,
+                client_key: fixed(&client_key, "a key")?,
+                address: fixed(&address, "an address")?,
+                payload: Payload::new(payload),
+                unsealed: unsealed.map(|unsealed| decode(&unsealed, "a letter")).transpose()?,
+            })
+        })
+        .collect()
+}
+
+/// Sends a letter. Where its address takes nothing, since it was given enough for the day or its owner has another one by now,
+/// the receiver is looked up, and the letter goes to the address that is published now, if that is another one.
+async fn deliver(store: &Store, api: &Api, deposit: &Deposit, asked: &mut Asked) -> Result<()> {
+    let qs = elsewhere::api_for(api, deposit.user.domain())?;
+    let sent = elsewhere::noted(&qs, qs.deposit(deposit.address, deposit.payload.clone()).await);
+    let is_closed = sent.as_ref().is_err_and(|error| error.problem() == Some(ProblemType::Undeliverable));
+    let Some(letter) = deposit.unsealed.as_ref().filter(|_| is_closed) else { return sent };
+    ask(store, api, &deposit.user, asked).await?;
+    let found = asked.get(&deposit.user).and_then(Option::as_ref);
+    let client =
+        found.and_then(|found| found.clients.iter().find(|client| client.client_key == deposit.client_key));
+    let contact = client.and_then(|client| client.contact.as_ref());
+    let again = store.write(|tx| {
+        given_addresses::forget(tx, &deposit.client_key, &deposit.address)?;
+        let Some(contact) = contact.filter(|contact| contact.address != deposit.address) else {
+            return Ok(None);
+        };
+        let (stamp, body) = letter;
+        let payload = sealed(tx, &Account::load(tx)?, &deposit.user, contact, (*stamp, body))?;
+        tx.sql().execute(
+            "UPDATE deposits SET address = ?2, payload = ?3, unsealed = NULL WHERE id = ?1",
+            params![deposit.id, contact.address.as_bytes(), payload.as_bytes()],
+        )?;
+        Ok(Some((contact.address, payload)))
+    })?;
+    match again {
+        Some((address, payload)) => elsewhere::noted(&qs, qs.deposit(address, payload).await),
+        None => sent,
+    }
+}
+
+/// Looks a user up, unless that was done already.
+///
+/// # Errors
+/// What keeps the AS from being asked now.
+async fn ask(store: &Store, api: &Api, user: &UserName, asked: &mut Asked) -> Result<()> {
+    if asked.contains_key(user) {
+        return Ok(());
+    }
+    let found = match identity::look_up(api, store, user).await {
+        Err(error) if !error.leads_nowhere() => return Err(error),
+        found => found.ok(),
+    };
+    asked.insert(user.clone(), found);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -104,7 +203,8 @@ mod tests {
     async fn a_letter_to_where_nobody_can_be_is_not_in_the_way_of_others() {
         let home = Home::of_nonsense();
         let insert = |user: &str| {
-            let sql = "INSERT INTO deposits (user, address, payload) VALUES (?1, zeroblob(32), x'00')";
+            let sql = "INSERT INTO deposits (user, client_key, address, payload)
+                       VALUES (?1, zeroblob(32), zeroblob(32), x'00')";
             home.store.write(|tx| Ok(tx.sql().execute(sql, [user])?)).unwrap();
         };
         insert("eve@xn--a.example");

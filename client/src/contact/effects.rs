@@ -4,6 +4,7 @@ use postern_protocol::name::UserName;
 
 use super::{
     contacts::{self, SharedContact},
+    given_addresses,
     letter::LetterBody,
     letters::{self, WaitingLetter},
     news::{self, News},
@@ -229,6 +230,7 @@ pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool>
     if !contacts::moved(tx, from, to)? {
         return Ok(false);
     }
+    given_addresses::moved(tx, from, to)?;
     requests::moved(tx, from, to)?;
     news::moved(tx, from, to)?;
     invitations::moved(tx, from, to)?;
@@ -287,6 +289,7 @@ mod tests {
                 stamp: Stamp { time: store.now(), number, eid },
                 body: LetterBody::Moved(name(from)),
                 home_key: None,
+                address: None,
             };
             let take = |tx: &Tx<'_>| Ok(take_effect(tx, &name(&mallory), &sender, &letter, &options));
             assert!(matches!(store.write(take).unwrap(), Ok(Fate::Done)), "{from}");
@@ -349,6 +352,7 @@ mod tests {
                 stamp: Stamp { time: store.now() - days * DAY, number: 1, eid },
                 body: LetterBody::Request(request),
                 home_key: None,
+                address: None,
             };
             let fate = store.write(|tx| Ok(unverified(tx, &alice, &letter, &options))).unwrap();
             assert_eq!(matches!(fate, Ok(Fate::Waits(due)) if due > store.now()), waits, "{days}");

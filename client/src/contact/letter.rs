@@ -30,6 +30,9 @@ pub struct Letter {
     /// Key of the sender's homeserver (FED-1), for a receiver at another one: who was shown another is lied to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home_key: Option<PublicKey>,
+    /// Where the receiver is to write to the sender from now on: an address that strangers do not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
     /// A [`LetterBody`] in CBOR.
     pub body: Payload,
     /// By the sender's client key, over [`Letter::to_be_signed`].
@@ -100,6 +103,14 @@ pub struct ContactAnswer {
 /// 16 random bytes, which tie an answer to its request.
 pub type RequestId = postern_protocol::QueueId;
 
+/// What a letter tells of its sender, as far as it does: see [`Letter`].
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    pub lookup: Option<LookupSecret>,
+    pub home_key: Option<PublicKey>,
+    pub address: Option<Address>,
+}
+
 /// A letter whose sender's signature was checked. Whether the AS vouches for the sender was not.
 #[derive(Debug, Clone)]
 pub(super) struct OpenedLetter {
@@ -107,15 +118,14 @@ pub(super) struct OpenedLetter {
     /// As the credential says.
     pub sender: ClientCredential,
     pub stamp: Stamp,
-    pub lookup: Option<LookupSecret>,
-    pub home_key: Option<PublicKey>,
+    pub told: Told,
     pub body: LetterBody,
 }
 
 impl Letter {
     /// `"Postern contact letter" || 0 || receiver's address || time as u64 || number as u64 || incarnation as u32 ||
     /// epoch as u64 || transcript || len(credential) as u32 || credential || len(lookup) as u8 || lookup ||
-    /// len(home_key) as u8 || home_key || body`, numbers big-endian.
+    /// len(home_key) as u8 || home_key || len(address) as u8 || address || body`, numbers big-endian.
     ///
     /// # Panics
     /// If the credential has more than 4 GiB.
@@ -125,11 +135,13 @@ impl Letter {
         stamp: &Stamp,
         lookup: Option<&LookupSecret>,
         home_key: Option<&PublicKey>,
+        address: Option<&Address>,
         body: &Payload,
     ) -> Vec<u8> {
         let length = u32::try_from(credential.as_bytes().len()).expect("a credential has less than 4 GiB");
         let lookup = lookup.map(|secret| secret.as_bytes().as_slice()).unwrap_or_default();
         let home_key = home_key.map(|key| key.as_bytes().as_slice()).unwrap_or_default();
+        let address = address.map(|address| address.as_bytes().as_slice()).unwrap_or_default();
         Label::CONTACT_LETTER.followed_by(&[
             receiver.as_bytes(),
             &stamp.time.to_be_bytes(),
@@ -141,6 +153,8 @@ impl Letter {
             lookup,
             if home_key.is_empty() { &[0] } else { &[32] },
             home_key,
+            if address.is_empty() { &[0] } else { &[32] },
+            address,
             body.as_bytes(),
         ])
     }
@@ -165,37 +179,53 @@ impl LetterBody {
     }
 }
 
-/// Signs and seals a letter to a contact.
+/// Signs a letter, and seals it for the address of a contact.
 pub(super) fn seal(
     to: &SignedContact,
     client: &SigningKey,
     credential: IssuedCredential,
     stamp: Stamp,
-    lookup: Option<LookupSecret>,
-    home_key: Option<PublicKey>,
+    told: Told,
     body: &LetterBody,
 ) -> Result<Payload> {
     let body = Payload::new(Encoding::Cbor.encode(body));
-    let signed =
-        Letter::to_be_signed(&to.address, &credential, &stamp, lookup.as_ref(), home_key.as_ref(), &body);
+    let Told { lookup, home_key, address } = told;
+    let signed = Letter::to_be_signed(
+        &to.address,
+        &credential,
+        &stamp,
+        lookup.as_ref(),
+        home_key.as_ref(),
+        address.as_ref(),
+        &body,
+    );
     let signature = client.sign(&signed);
-    let letter = Letter { credential, stamp, lookup, home_key, body, signature };
+    let letter = Letter { credential, stamp, lookup, home_key, address, body, signature };
     let letter = Encoding::Cbor.encode(&letter);
     Ok(Payload::new(seal_to(&to.hpke_key, Label::CONTACT_SEAL.as_bytes(), to.address.as_bytes(), &letter)?))
 }
 
-/// Opens a deposit made to `address`; `None` for anything but a letter signed by its sender.
-pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKey) -> Option<OpenedLetter> {
+/// Opens a deposit made to one of these addresses; `None` for anything but a letter signed by its sender.
+pub(super) fn open(
+    payload: &Payload,
+    addresses: &[Address],
+    private: &HpkePrivateKey,
+) -> Option<OpenedLetter> {
+    addresses.iter().find_map(|address| open_at(payload, address, private))
+}
+
+fn open_at(payload: &Payload, address: &Address, private: &HpkePrivateKey) -> Option<OpenedLetter> {
     let letter = private.open(Label::CONTACT_SEAL.as_bytes(), address.as_bytes(), payload.as_bytes()).ok()?;
     let letter: Letter = Encoding::Cbor.decode(&letter).ok()?;
     let sender = ClientCredential::parse(&letter.credential).ok()?;
-    let (lookup, home_key) = (letter.lookup, letter.home_key);
+    let told = Told { lookup: letter.lookup, home_key: letter.home_key, address: letter.address };
     let signed = Letter::to_be_signed(
         address,
         &letter.credential,
         &letter.stamp,
-        lookup.as_ref(),
-        home_key.as_ref(),
+        told.lookup.as_ref(),
+        told.home_key.as_ref(),
+        told.address.as_ref(),
         &letter.body,
     );
     sender.client_key.verify(&signed, &letter.signature).ok()?;
@@ -205,7 +235,7 @@ pub(super) fn open(payload: &Payload, address: &Address, private: &HpkePrivateKe
         _ => true,
     };
     let credential = letter.credential;
-    answerable.then_some(OpenedLetter { credential, sender, stamp: letter.stamp, lookup, home_key, body })
+    answerable.then_some(OpenedLetter { credential, sender, stamp: letter.stamp, told, body })
 }
 
 fn seal_to(key: &HpkePublicKey, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>> {
@@ -264,53 +294,59 @@ mod tests {
     }
 
     fn sealed(to: &Person, by: &Person, credential: &IssuedCredential, body: &LetterBody) -> Payload {
-        seal(&to.contact, &by.client, credential.clone(), stamp(), Some(secret()), None, body).unwrap()
+        let told = Told { lookup: Some(secret()), ..Told::default() };
+        seal(&to.contact, &by.client, credential.clone(), stamp(), told, body).unwrap()
     }
 
     #[test]
     fn only_the_receiver_reads_a_letter_and_knows_who_wrote_it() {
         let (alice, bob, eve) = (person("alice"), person("bob"), person("eve"));
         let sealed = sealed(&bob, &alice, &alice.credential, &request(&alice));
-        let letter = open(&sealed, &bob.contact.address, &bob.hpke).unwrap();
-        assert_eq!((letter.sender.client_key, letter.stamp), (alice.client.public_key(), stamp()));
-        assert!(open(&sealed, &bob.contact.address, &eve.hpke).is_none());
-        assert!(open(&sealed, &eve.contact.address, &bob.hpke).is_none());
+        let (bobs, eves) = (bob.contact.address, eve.contact.address);
+        for addresses in [&[bobs][..], &[eves, bobs]] {
+            let letter = open(&sealed, addresses, &bob.hpke).unwrap();
+            assert_eq!((letter.sender.client_key, letter.stamp), (alice.client.public_key(), stamp()));
+        }
+        assert!(open(&sealed, &[bobs], &eve.hpke).is_none());
+        assert!(open(&sealed, &[eves], &bob.hpke).is_none());
         let mut damaged = sealed.into_bytes();
         damaged.truncate(31);
-        assert!(open(&Payload::new(damaged), &bob.contact.address, &bob.hpke).is_none());
+        assert!(open(&Payload::new(damaged), &[bobs], &bob.hpke).is_none());
     }
 
     #[test]
     fn a_letter_cannot_be_passed_on_or_taken_over() {
         let (alice, bob, eve) = (person("alice"), person("bob"), person("eve"));
         let in_alices_name = sealed(&bob, &eve, &alice.credential, &request(&alice));
-        assert!(open(&in_alices_name, &bob.contact.address, &bob.hpke).is_none());
+        assert!(open(&in_alices_name, &[bob.contact.address], &bob.hpke).is_none());
         let with_alices_contact = sealed(&bob, &eve, &eve.credential, &request(&alice));
-        assert!(open(&with_alices_contact, &bob.contact.address, &bob.hpke).is_none());
+        assert!(open(&with_alices_contact, &[bob.contact.address], &bob.hpke).is_none());
     }
 
     #[test]
     fn no_part_of_a_letter_can_be_exchanged() {
         let (alice, bob, eve) = (person("alice"), person("bob"), person("eve"));
         let body = Payload::new(Encoding::Cbor.encode(&LetterBody::Gone));
-        let address = &bob.contact.address;
+        let to = bob.contact.address;
         let lookup = Some(secret());
         let home_key = Some(SigningKey::generate().public_key());
+        let address = Some(Address::generate().unwrap());
         let signed = Letter::to_be_signed(
-            address,
+            &to,
             &alice.credential,
             &stamp(),
             lookup.as_ref(),
             home_key.as_ref(),
+            address.as_ref(),
             &body,
         );
         let (credential, signature) = (alice.credential.clone(), alice.client.sign(&signed));
-        let letter = Letter { credential, stamp: stamp(), lookup, home_key, body, signature };
+        let letter = Letter { credential, stamp: stamp(), lookup, home_key, address, body, signature };
         let opens = |letter: &Letter| {
             let letter = Encoding::Cbor.encode(letter);
             let info = Label::CONTACT_SEAL.as_bytes();
-            let sealed = seal_to(&bob.contact.hpke_key, info, address.as_bytes(), &letter).unwrap();
-            open(&Payload::new(sealed), address, &bob.hpke).is_some()
+            let sealed = seal_to(&bob.contact.hpke_key, info, to.as_bytes(), &letter).unwrap();
+            open(&Payload::new(sealed), &[to], &bob.hpke).is_some()
         };
         assert!(opens(&letter));
         let elsewhere = EidState::founded(1, Transcript::new([3; 32]));
@@ -326,6 +362,9 @@ mod tests {
         }
         for home_key in [None, Some(eve.client.public_key())] {
             assert!(!opens(&Letter { home_key, ..letter.clone() }));
+        }
+        for address in [None, Some(to)] {
+            assert!(!opens(&Letter { address, ..letter.clone() }));
         }
         let another = Payload::new(Encoding::Cbor.encode(&LetterBody::Decline(RequestId::new([1; 16]))));
         assert!(!opens(&Letter { body: another, ..letter.clone() }));

@@ -3,7 +3,7 @@
 //! a contact queue: those of strangers are kept only with a credential that the AS signed. Owns the table `letters`.
 
 use postern_protocol::{
-    LookupSecret, Payload, PublicKey,
+    Address, LookupSecret, Payload, PublicKey,
     name::{Domain, UserName},
 };
 use rusqlite::params;
@@ -39,12 +39,14 @@ pub(super) struct WaitingLetter {
     pub body: LetterBody,
     /// The key of the sender's homeserver, as the sender has it.
     pub home_key: Option<PublicKey>,
+    /// Where to write to the sender from now on.
+    pub address: Option<Address>,
 }
 
 /// Keeps a deposit until its sender is known. What strangers send is bounded.
 pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) -> Result<(), Rejection> {
     let account = Account::load(tx)?;
-    let letter = letter::open(deposit, &account.contact_address, &account.contact_key())
+    let letter = letter::open(deposit, &account.letter_addresses(), &account.contact_key())
         .ok_or_else(|| Rejection::invalid("a deposit is no letter to us"))?;
     let (client_key, user) = (letter.sender.client_key, letter.sender.user);
     if Friendship::load(tx)?.secrets.is_blocked(&user) {
@@ -83,12 +85,14 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         }
     }
     tx.sql().execute(
-        "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, lookup, home_key, due)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0)
+        "INSERT INTO letters
+                (client_key, subject, user, number, time, stamp, body, stranger, lookup, home_key, address, due)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0)
          ON CONFLICT (client_key, subject)
          DO UPDATE SET user = excluded.user, number = excluded.number, time = excluded.time,
                        stamp = excluded.stamp, body = excluded.body, stranger = excluded.stranger,
-                       lookup = excluded.lookup, home_key = excluded.home_key, due = 0
+                       lookup = excluded.lookup, home_key = excluded.home_key, address = excluded.address,
+                       due = 0
          WHERE excluded.number > letters.number",
         params![
             client_key.as_bytes(),
@@ -99,8 +103,9 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
             encode(&letter.stamp),
             encode(&letter.body),
             stranger,
-            letter.lookup.as_ref().map(|secret| secret.as_bytes().as_slice()),
-            letter.home_key.as_ref().map(|key| key.as_bytes().as_slice())
+            letter.told.lookup.as_ref().map(|secret| secret.as_bytes().as_slice()),
+            letter.told.home_key.as_ref().map(|key| key.as_bytes().as_slice()),
+            letter.told.address.as_ref().map(|address| address.as_bytes().as_slice())
         ],
     )?;
     Ok(())
@@ -153,21 +158,24 @@ pub(super) fn senders(tx: &Tx<'_>) -> Result<Vec<UserName>> {
 
 /// The letters of a user that are to be read now, in the order of their numbers.
 pub(super) fn waiting(tx: &Tx<'_>, user: &UserName) -> Result<Vec<WaitingLetter>> {
-    let sql = "SELECT client_key, subject, stamp, body, home_key FROM letters WHERE user = ?1 AND due <= ?2 ORDER BY number";
+    type Row = (Vec<u8>, String, Vec<u8>, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
+    let sql = "SELECT client_key, subject, stamp, body, home_key, address FROM letters
+                WHERE user = ?1 AND due <= ?2 ORDER BY number";
     let mut statement = tx.sql().prepare_cached(sql)?;
     let rows = statement
         .query_map(params![user.to_string(), integer(tx.now())], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
         })?
-        .collect::<Result<Vec<(Vec<u8>, String, Vec<u8>, Vec<u8>, Option<Vec<u8>>)>, _>>()?;
+        .collect::<Result<Vec<Row>, _>>()?;
     rows.into_iter()
-        .map(|(client_key, subject, stamp, body, home_key)| {
+        .map(|(client_key, subject, stamp, body, home_key, address)| {
             Ok(WaitingLetter {
                 client_key: fixed(&client_key, "a key")?,
                 subject,
                 stamp: decode(&stamp, "a letter")?,
                 body: decode(&body, "a letter")?,
                 home_key: home_key.map(|key| fixed(&key, "a key")).transpose()?,
+                address: address.map(|address| fixed(&address, "an address")).transpose()?,
             })
         })
         .collect()

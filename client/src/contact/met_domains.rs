@@ -28,10 +28,11 @@ pub(crate) fn with_new_issuers<'a>(
     deposits: impl Iterator<Item = &'a Payload>,
 ) -> Result<BTreeSet<Domain>> {
     let account = Account::load(tx)?;
-    let (key, friendship) = (account.contact_key(), Friendship::load(tx)?);
+    let (key, addresses) = (account.contact_key(), account.letter_addresses());
+    let friendship = Friendship::load(tx)?;
     let mut domains = BTreeSet::new();
     for deposit in deposits {
-        if let Some(letter) = letter::open(deposit, &account.contact_address, &key) {
+        if let Some(letter) = letter::open(deposit, &addresses, &key) {
             let domain = letter.sender.user.domain();
             if !domains.contains(domain)
                 && !friendship.secrets.is_blocked(&letter.sender.user)

@@ -7,6 +7,7 @@ mod contacts;
 mod deposits;
 mod effects;
 mod friendship;
+mod given_addresses;
 mod handover;
 mod letter;
 mod letters;

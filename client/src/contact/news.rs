@@ -156,7 +156,6 @@ fn missed(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
     let account = Account::load(tx)?;
     let own_key = account.client_key().public_key();
-    let is_device = |key: &PublicKey| user.clients.iter().any(|client| client.client_key == *key);
     let mut statement = tx.sql().prepare_cached("SELECT news FROM news WHERE user = ?1")?;
     let rows = statement
         .query_map([user.name.to_string()], |row| row.get(0))?
@@ -165,9 +164,11 @@ fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
         let news: News = decode(&news, "news")?;
         let bodies = bodies(tx, &user.name, &news)?;
         if let News::Answer(asked) | News::Decline(asked) = &news {
-            if is_device(&asked.client_key) {
+            if let Some(client) = user.clients.iter().find(|client| client.client_key == asked.client_key) {
+                // It may have published another one since.
+                let contact = client.contact.as_ref().unwrap_or(&asked.contact);
                 for body in &bodies {
-                    write_letter(tx, &account, &user.name, &asked.contact, body)?;
+                    write_letter(tx, &account, &user.name, &client.client_key, contact, body)?;
                 }
             }
             continue;
@@ -176,9 +177,10 @@ fn write(tx: &Tx<'_>, user: &VerifiedUser) -> Result<()> {
             News::Shared(device) => client.client_key == *device,
             _ => client.client_key != own_key,
         };
-        for contact in user.clients.iter().filter(is_meant).filter_map(|client| client.contact.as_ref()) {
+        for client in user.clients.iter().filter(is_meant) {
+            let Some(contact) = &client.contact else { continue };
             for body in &bodies {
-                write_letter(tx, &account, &user.name, contact, body)?;
+                write_letter(tx, &account, &user.name, &client.client_key, contact, body)?;
             }
         }
     }

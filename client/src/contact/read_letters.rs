@@ -7,6 +7,7 @@ use postern_protocol::name::UserName;
 use super::{
     contacts,
     effects::{Fate, Sender, take_effect},
+    given_addresses,
     letter::LetterBody,
     letters,
     met_domains::may_ask,
@@ -47,7 +48,13 @@ async fn read_from(store: &Store, api: &Api, options: &Options, user: &UserName)
     store.write(|tx| {
         for letter in letters::waiting(tx, user)? {
             let fate = match take_effect(tx, user, &sender, &letter, options) {
-                Ok(fate) => fate,
+                Ok(fate) => {
+                    if let (Sender::Found(_), Fate::Done, Some(address)) = (&sender, &fate, &letter.address) {
+                        let (client_key, number) = (&letter.client_key, letter.stamp.number);
+                        given_addresses::keep(tx, user, client_key, address, number)?;
+                    }
+                    fate
+                }
                 Err(Rejection::Fault(error)) => return Err(error),
                 Err(Rejection::Invalid(reason)) => {
                     Event::Ignored { reason }.record(tx)?;

@@ -57,7 +57,7 @@ pub(crate) fn ask(tx: &Tx<'_>, user: &UserName, devices: &[(PublicKey, &SignedCo
             "INSERT OR REPLACE INTO requests (client_key, request_id, user, declined) VALUES (?1, ?2, ?3, 0)",
             params![client_key.as_bytes(), request_id.as_bytes(), user.to_string()],
         )?;
-        write_letter(tx, &account, user, contact, &LetterBody::Request(request))?;
+        write_letter(tx, &account, user, client_key, contact, &LetterBody::Request(request))?;
     }
     Ok(())
 }

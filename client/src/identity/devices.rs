@@ -160,16 +160,16 @@ async fn show_itself(api: &Api, store: &Store, found: &Found) -> Result<()> {
     if !found.leaves.iter().any(|leaf| leaf.client_key == this && !leaf.pending) {
         return Ok(());
     }
-    let (own, address) =
-        (found.user.clients.iter().find(|client| client.client_key == this), account.contact_address);
+    let (own, addresses) =
+        (found.user.clients.iter().find(|client| client.client_key == this), account.contact_addresses());
     if own.is_none() {
         credential::obtain_credential(store, api, account.clone()).await?;
     }
     let contact = own.and_then(|own| own.contact.as_ref());
-    if contact.is_some_and(|contact| contact.address == address) {
+    if contact.is_some_and(|contact| contact.address == account.contact_address) {
         return Ok(());
     }
-    add_addresses(api, &queue, vec![address], Vec::new()).await?;
+    add_addresses(api, &queue, addresses.to_vec(), Vec::new()).await?;
     api.publish_contact(account.contact()?, &account.client_key()).await?;
     // Letters to this user's devices could not be written to this one meanwhile.
     store.write(contact::missed_letters)

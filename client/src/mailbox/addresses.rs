@@ -7,7 +7,7 @@ use postern_protocol::{
 };
 use rusqlite::{OptionalExtension as _, params};
 
-use super::queue::Queue;
+use super::queue::{KINDS, Queue};
 use crate::{
     error::{Error, Result, or_repeated},
     server::Api,
@@ -76,32 +76,62 @@ pub(crate) fn forget_renewals(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Notes that an address of the group queue is to lead nowhere.
-pub(crate) fn revoke_later(tx: &Tx<'_>, address: &Address) -> Result<()> {
-    let sql = "INSERT INTO revocations (address) VALUES (?1) ON CONFLICT (address) DO UPDATE SET done = NULL";
-    tx.sql().execute(sql, [address.as_bytes()])?;
+/// Makes it time to renew a queue's addresses: it has others by now.
+pub(crate) fn renew_soon(tx: &Tx<'_>, kind: QueueKind) -> Result<()> {
+    tx.sql().execute("DELETE FROM renewals WHERE kind = ?1", [kind.as_str()])?;
     Ok(())
 }
 
-/// Has all addresses revoked again that were lately: the QS was restored to an earlier state.
-pub(crate) fn revoke_again(tx: &Tx<'_>) -> Result<()> {
-    tx.sql().execute("UPDATE revocations SET done = NULL", [])?;
+/// Notes that an address of the group queue is to lead nowhere.
+pub(crate) fn revoke_later(tx: &Tx<'_>, address: &Address) -> Result<()> {
+    note_revocation(tx, QueueKind::Group, address)
+}
+
+/// Notes that an address of the contact queue is to lead nowhere.
+pub(crate) fn revoke_contact_later(tx: &Tx<'_>, address: &Address) -> Result<()> {
+    note_revocation(tx, QueueKind::Contact, address)
+}
+
+fn note_revocation(tx: &Tx<'_>, kind: QueueKind, address: &Address) -> Result<()> {
+    let sql = "INSERT INTO revocations (address, kind) VALUES (?1, ?2)
+               ON CONFLICT (address) DO UPDATE SET done = NULL";
+    tx.sql().execute(sql, params![address.as_bytes(), kind.as_str()])?;
+    Ok(())
+}
+
+/// Has all addresses of a queue revoked again that were lately: the QS was restored to an earlier state.
+pub(crate) fn revoke_again(tx: &Tx<'_>, kind: QueueKind) -> Result<()> {
+    tx.sql().execute("UPDATE revocations SET done = NULL WHERE kind = ?1", [kind.as_str()])?;
+    Ok(())
+}
+
+/// Forgets the addresses of a queue that are noted: they lead nowhere as it is.
+pub(super) fn forget_revocations(tx: &Tx<'_>, kind: QueueKind) -> Result<()> {
+    tx.sql().execute("DELETE FROM revocations WHERE kind = ?1", [kind.as_str()])?;
     Ok(())
 }
 
 /// Revokes the addresses that are noted.
 pub(crate) async fn revoke_addresses(store: &Store, api: &Api) -> Result<()> {
+    for kind in KINDS {
+        revoke_addresses_of(store, api, kind).await?;
+    }
+    Ok(())
+}
+
+async fn revoke_addresses_of(store: &Store, api: &Api, kind: QueueKind) -> Result<()> {
     let noted: Vec<Vec<u8>> = store.read(|tx| {
-        let mut statement =
-            tx.sql().prepare_cached("SELECT address FROM revocations WHERE done IS NULL LIMIT ?1")?;
-        Ok(statement.query_map([AT_ONCE], |row| row.get(0))?.collect::<Result<_, _>>()?)
+        let sql = "SELECT address FROM revocations WHERE kind = ?1 AND done IS NULL LIMIT ?2";
+        let mut statement = tx.sql().prepare_cached(sql)?;
+        let rows = statement.query_map(params![kind.as_str(), AT_ONCE], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     })?;
     if noted.is_empty() {
         return Ok(());
     }
     let addresses: Vec<Address> =
         noted.iter().map(|address| fixed(address, "an address")).collect::<Result<_>>()?;
-    let queue = store.read(|tx| Queue::load(tx, QueueKind::Group))?;
+    let queue = store.read(|tx| Queue::load(tx, kind))?;
     match api.revoke_addresses(&queue.id, addresses.clone(), &queue.owner).await {
         // One of them is gone already, by an attempt whose answer was lost.
         Err(error) if error.problem() == Some(ProblemType::NotFound) => {

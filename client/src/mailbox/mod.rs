@@ -10,8 +10,8 @@ mod replace;
 
 pub(crate) use self::{
     addresses::{
-        add_addresses, forget_renewals, fresh_address, is_renewal_due, renew_addresses, revoke_addresses,
-        revoke_again, revoke_later,
+        add_addresses, forget_renewals, fresh_address, is_renewal_due, renew_addresses, renew_soon,
+        revoke_addresses, revoke_again, revoke_contact_later, revoke_later,
     },
     key_rotation::{finish_rotation, prepare_rotation, prepared_rotation},
     queue::{KINDS, Queue},

@@ -9,7 +9,7 @@ use postern_protocol::{
 };
 
 use super::{
-    addresses::renewed,
+    addresses::{forget_revocations, renewed},
     key_rotation::{finish_rotation, prepared_rotation},
     queue::Queue,
 };
@@ -41,10 +41,7 @@ pub(crate) async fn replace_queue(
         renewed(tx, kind)?;
         #[cfg(feature = "lab")]
         super::deliveries::forget(tx, kind)?;
-        if kind == QueueKind::Group {
-            // They lead nowhere as it is.
-            tx.sql().execute("DELETE FROM revocations", [])?;
-        }
+        forget_revocations(tx, kind)?;
         before.map_or(Ok(()), |before| replaced(tx, &before))
     })
 }

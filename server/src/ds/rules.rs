@@ -14,6 +14,9 @@ use tokio_postgres::Row;
 use super::roster::Roster;
 use crate::{federation::outbox, http::Failure, mls::path};
 
+/// Days for which KeyPackages outlast the waits of messages: clients renew those that are good for less than two days more.
+const LONGEST_WAIT: u32 = 60;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// Days that a client may go without a commit (DS-10).
@@ -37,6 +40,8 @@ pub struct Rules {
     max_delivery: u64,
     /// Days for which a message waits for its reader at most (QS-8).
     message_days: u32,
+    /// Days for which it waits before, until another domain's homeserver takes it, at most (FED-4).
+    outbox_days: u32,
     /// The ciphersuites (RFC 9420 §17.1) in whose groups members may be added.
     ciphersuites: Vec<i32>,
 }
@@ -76,6 +81,7 @@ impl Rules {
             max_leaf: number("max_leaf_bytes")?,
             max_delivery: number("max_delivery_bytes")? as u64,
             message_days: u32::try_from(number("message_days")?).map_err(Failure::fault)?,
+            outbox_days: u32::try_from(number("outbox_days")?).map_err(Failure::fault)?,
             ciphersuites: row.get("ciphersuites"),
         })
     }
@@ -133,12 +139,15 @@ impl Rules {
     }
 
     /// Checks that all who read an Add find its KeyPackage valid: the last of them may read it when it has waited for
-    /// as long as messages do, and a day more with its chain (QS-8), and openmls compares the lifetime with that day.
+    /// as long as messages do, and a day more with its chain (QS-8), and openmls compares the lifetime with that day. Where
+    /// some members are elsewhere, it may have waited for their homeservers before; theirs are taken to keep messages for as
+    /// long as this one. `qs.key_package_horizon` counts alike.
     ///
     /// # Errors
     /// A problem if the KeyPackage expires on a day (since 1970) that is too near.
-    pub fn check_lifetime(&self, expires: u32, today: u32) -> Result<(), Problem> {
-        let days = self.message_days + 1;
+    pub fn check_lifetime(&self, expires: u32, today: u32, is_elsewhere: bool) -> Result<(), Problem> {
+        let on_the_way = if is_elsewhere { self.outbox_days } else { 0 };
+        let days = (self.message_days + on_the_way).min(LONGEST_WAIT) + 1;
         let detail = || {
             format!(
                 "the KeyPackage of a member that is added must be valid for {days} more days: members read of it for as long"
@@ -273,6 +282,7 @@ mod tests {
             max_leaf: 4096,
             max_delivery: 100_000,
             message_days: 30,
+            outbox_days: 14,
             ciphersuites: vec![1],
         }
     }
@@ -344,8 +354,13 @@ mod tests {
 
     #[test]
     fn a_key_package_is_valid_for_the_slowest_reader() {
-        let allowed = |expires| rules().check_lifetime(expires, 100).is_ok();
-        assert_eq!([100, 131, 132, u32::MAX].map(allowed), [false, false, true, true]);
+        let here = |expires| rules().check_lifetime(expires, 100, false).is_ok();
+        assert_eq!([100, 131, 132, u32::MAX].map(here), [false, false, true, true]);
+        let elsewhere = |expires| rules().check_lifetime(expires, 100, true).is_ok();
+        assert_eq!([132, 145, 146].map(elsewhere), [false, false, true]);
+        let long = Rules { outbox_days: 365, ..rules() };
+        let elsewhere = |expires| long.check_lifetime(expires, 100, true).is_ok();
+        assert_eq!([161, 162].map(elsewhere), [false, true], "no KeyPackage of 84 days would do");
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl From<OpenError> for Failure {
 const LOAD: &str = "SELECT spent, epoch, revision, last_commit, state, inactive_days, max_members, max_clients,
                            max_domains, max_message_bytes, max_commit_bytes,
                            max_authenticated_data_bytes, max_leaf_bytes, max_delivery_bytes, past_epochs, message_days,
-                           ciphersuites
+                           outbox_days, ciphersuites
                       FROM ds.load_group($1, $2, $3, $4)";
 
 impl LoadedGroup {

@@ -140,7 +140,11 @@ async fn group(
     let mut founder = Founder::new(client).await?;
     let creation = founder.found(client).await?;
     let rules = admin
-        .query_one("SELECT s.*, o.message_days, o.ciphersuites FROM ds.settings s, operator.settings o", &[])
+        .query_one(
+            "SELECT s.*, o.message_days, f.outbox_days, o.ciphersuites
+               FROM ds.settings s, operator.settings o, federation.settings f",
+            &[],
+        )
         .await?;
     let rules =
         Rules::of(&rules, u64::MAX).map_err(|_| anyhow::anyhow!("the settings are what they were"))?;

@@ -245,8 +245,8 @@ async fn nothing_is_left_at_the_server_of_a_device_that_logged_out() {
     bob.log_out().await.unwrap();
     assert_eq!(world.count(rows).await, 2, "Alice's two queues and friendship");
     assert_eq!(world.count("qs.key_packages").await, 21);
-    // Bob had: contact, 20 in stock (of which one is the group's by now), last resort.
-    assert_eq!(world.count("qs.addresses").await, alices - 22);
+    // Bob had: three for letters, 20 in stock (of which one is the group's by now), last resort.
+    assert_eq!(world.count("qs.addresses").await, alices - 24);
     let orphans = "qs.messages m WHERE NOT EXISTS (SELECT FROM qs.queues q WHERE q.queue_id = m.queue_id)";
     assert_eq!(world.count(orphans).await, 0);
     let after = world.row_counts().await;

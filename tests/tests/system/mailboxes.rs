@@ -254,6 +254,7 @@ async fn limits_are_read_and_set_with_checks_and_hold_within_minutes() {
         "'queue_days', NULL",
         "'group_queue_depth', -1",
         "'key_packages_per_stock', 201",
+        "'chain_hours', 25",
         "'singleton', 0",
         "'message_days = 1, queue_days', 1",
         "NULL, 1",
@@ -261,6 +262,10 @@ async fn limits_are_read_and_set_with_checks_and_hold_within_minutes() {
         let call = format!("SELECT operator.set_queue_limit({refused})");
         assert!(operator.batch_execute(&call).await.is_err(), "{refused}");
     }
+    let longer =
+        operator.batch_execute("SELECT operator.set_queue_limit('chain_hours', 720)").await.unwrap_err();
+    let hint = longer.as_db_error().and_then(|error| error.hint()).expect("the operator is told why");
+    assert!(hint.contains("stay for as long as its chain"), "{hint}");
     talk.say(&["one"]).await;
     talk.world.admin.batch_execute("UPDATE qs.messages SET enqueued = enqueued - 7").await.unwrap();
     operator.batch_execute("SELECT operator.set_queue_limit('message_days', 6)").await.unwrap();

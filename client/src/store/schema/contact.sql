@@ -50,6 +50,7 @@ CREATE TABLE letters (
     stranger INTEGER NOT NULL,          -- 1: no lookup had confirmed the sender when it came
     lookup BLOB,                        -- secret by which the user can be looked up; null: the letter has none
     home_key BLOB,                      -- key of the sender's homeserver; null: the letter has none
+    address BLOB,                       -- where to write to the sender from then on; null: the letter has none
     due INTEGER NOT NULL,               -- when the AS is asked (again), in seconds since 1970
     unconfirmed INTEGER NOT NULL DEFAULT 0, -- 1: a request that the AS did not confirm, and that was told as such
     PRIMARY KEY (client_key, subject)
@@ -87,12 +88,22 @@ CREATE TABLE news (
     PRIMARY KEY (user, news)
 ) STRICT;
 
+-- Addresses that clients of contacts, and this user's other devices, gave this one: letters go there first.
+CREATE TABLE given_addresses (
+    client_key BLOB PRIMARY KEY,        -- the client that gave it
+    user TEXT NOT NULL,
+    address BLOB NOT NULL,
+    number INTEGER NOT NULL             -- of the letter that brought it
+) STRICT;
+
 -- Sealed letters on their way to contact queues.
 CREATE TABLE deposits (
     id INTEGER PRIMARY KEY,
     user TEXT NOT NULL,
+    client_key BLOB NOT NULL,           -- the receiver
     address BLOB NOT NULL,
-    payload BLOB NOT NULL
+    payload BLOB NOT NULL,              -- sealed for that address
+    unsealed BLOB                       -- Stamp and LetterBody in CBOR, for another address; null: this is the other one
 ) STRICT;
 
 -- When contacts are looked up next that nobody asks for, in seconds since 1970.

@@ -24,9 +24,10 @@ CREATE TABLE renewals (
     done INTEGER NOT NULL               -- seconds since 1970
 ) STRICT;
 
--- Addresses of the group queue that are to lead nowhere. The QS, restored to an earlier state, may have them again.
+-- Addresses of the queues that are to lead nowhere. The QS, restored to an earlier state, may have them again.
 CREATE TABLE revocations (
     address BLOB PRIMARY KEY,
+    kind TEXT NOT NULL,                 -- of the queue: group or contact
     done INTEGER                        -- seconds since 1970: when the QS revoked it; null: it did not yet
 ) STRICT;
 

@@ -49,8 +49,9 @@ pub(super) fn apply(
     group.mls.merge(commit)?;
     let epoch = group.mls.epoch();
     let added = added.iter().map(leaf_key_and_expiry).collect::<Result<Vec<_>, _>>()?;
+    let is_elsewhere = !group.roster.domains().is_empty();
     for (_, expires) in &added {
-        submission.rules.check_lifetime(*expires, ds.today)?;
+        submission.rules.check_lifetime(*expires, ds.today, is_elsewhere)?;
     }
     let record = |leaf, key| {
         if added.iter().any(|(added, _)| *added == key) {

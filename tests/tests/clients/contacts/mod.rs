@@ -1,6 +1,7 @@
 //! First contact (AS-12), removed devices (AS-13), and knowing that somebody is who they seem to be. Real clients, a real
 //! server, and letters that a server keeps back or sends again.
 
+mod addresses;
 mod devices;
 mod known;
 mod mail;

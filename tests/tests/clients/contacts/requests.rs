@@ -150,9 +150,11 @@ fn forged(to: &SignedContact, name: &str, issuer: &SigningKey) -> Vec<u8> {
     let request = LetterBody::Request(ContactRequest { request_id: RequestId::new([1; 16]), contact });
     let (credential, body) = (credential.issue(issuer), Payload::new(Encoding::Cbor.encode(&request)));
     let stamp = Stamp { time, number: 1, eid: EidState::founded(0, Transcript::new([3; 32])) };
-    let signature = client.sign(&Letter::to_be_signed(&to.address, &credential, &stamp, None, None, &body));
-    let letter =
-        Encoding::Cbor.encode(&Letter { credential, stamp, lookup: None, home_key: None, body, signature });
+    let signed = Letter::to_be_signed(&to.address, &credential, &stamp, None, None, None, &body);
+    let (lookup, home_key, address) = (None, None, None);
+    let signature = client.sign(&signed);
+    let letter = Letter { credential, stamp, lookup, home_key, address, body, signature };
+    let letter = Encoding::Cbor.encode(&letter);
     to.hpke_key.seal(Label::CONTACT_SEAL.as_bytes(), to.address.as_bytes(), &letter).unwrap()
 }
 

@@ -141,7 +141,7 @@ async fn a_device_in_use_renews_the_addresses_that_it_keeps_though_nobody_writes
     assert_eq!(world.count(renewed).await, 0, "two months are not over");
     bob.forget_the_renewals().unwrap();
     receive(&bob).await;
-    assert_eq!(world.count(renewed).await, 2, "his contact's address, and the group's");
+    assert_eq!(world.count(renewed).await, 4, "those for letters, and the group's");
     let bobs = world.count("qs.addresses").await;
     receive(&bob).await;
     assert_eq!(world.count("qs.addresses").await, bobs, "no address was added");

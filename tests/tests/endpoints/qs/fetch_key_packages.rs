@@ -157,20 +157,31 @@ async fn what_expires_before_all_have_read_that_it_was_used_is_not_handed_out() 
         create: true,
     });
     world.pay(&call).await.assert_ok("publishing");
-    // Messages wait for 30 days, a day more with their chains, and the inviter has a day.
-    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date + 31 + number
+    // Messages wait for 14 days until other domains take them, then for 30, a day more with their chains, and the inviter
+    // has a day.
+    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date + 45 + number
                 WHERE NOT last_resort";
     world.admin.batch_execute(age).await.unwrap();
     assert_eq!(world.remaining(&friendship, stock_id).await, 2);
     assert_eq!(world.fetch(friendship.token).await, stock[1..2]);
-    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date + 32";
+    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date + 46";
     world.admin.batch_execute(age).await.unwrap();
     assert_eq!(world.remaining(&friendship, stock_id).await, 0);
     assert!(world.fetch(friendship.token).await.is_empty(), "there is no last resort, either");
     let operator = world.cluster.connect_as("postern_operator").await;
-    operator.execute("SELECT operator.set_queue_limit('message_days', 29)", &[]).await.unwrap();
+    let set = async |limit: &str| operator.batch_execute(&format!("SELECT operator.{limit}")).await.unwrap();
+    set("set_queue_limit('message_days', 29)").await;
     assert_eq!(world.remaining(&friendship, stock_id).await, 2);
     assert_eq!(world.fetch(friendship.token).await.len(), 1);
+    set("set_queue_limit('message_days', 30)").await;
+    assert_eq!(world.remaining(&friendship, stock_id).await, 0);
+    set("set_federation_limit('outbox_days', 13)").await;
+    assert_eq!(world.remaining(&friendship, stock_id).await, 1);
+    // More than clients can promise is not asked of them.
+    let age = "UPDATE qs.key_packages SET expires = (now() AT TIME ZONE 'UTC')::date + 63";
+    world.admin.batch_execute(age).await.unwrap();
+    set("set_federation_limit('outbox_days', 365)").await;
+    assert_eq!(world.remaining(&friendship, stock_id).await, 1);
     world.close();
 }
 

@@ -117,7 +117,7 @@ async fn what_nobody_could_add_to_a_group_is_refused() {
         ("a lifetime that ends today", vec![package_for(Lifetime::init(now - HOUR, now + 1))]),
         (
             "one that ends before messages do",
-            vec![package(), package_for(Lifetime::init(now - HOUR, now + 32 * 24 * HOUR))],
+            vec![package(), package_for(Lifetime::init(now - HOUR, now + 46 * 24 * HOUR))],
         ),
         // Its hash is SHA-384.
         (

@@ -2,7 +2,10 @@
 
 use openmls::prelude::LeafNode;
 
-use super::*;
+use super::{
+    super::elsewhere::{Elsewhere, domain, operate},
+    *,
+};
 
 #[tokio::test]
 async fn a_user_has_as_many_clients_in_a_group_as_the_operator_allows() {
@@ -235,6 +238,32 @@ async fn nobody_is_added_by_a_key_package_that_ends_before_the_slowest_reader_ha
     let (_, call) = group.make(0, lasting(6).await);
     assert_eq!(submit(&world, &call).await.epoch, 3);
     operator.execute("SELECT operator.set_queue_limit('message_days', 61)", &[]).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_key_package_also_outlasts_the_wait_for_the_homeservers_of_members_elsewhere() {
+    const DAY: u64 = 24 * 60 * 60;
+    let world = World::start().await;
+    world.stock(200).await;
+    let elsewhere = Elsewhere::of(&world).await;
+    let mut group = elsewhere.group(&world, &[home(), domain("b")]).await;
+    let lasting = async |days: u64| {
+        let mut party = world.candidate().await.party;
+        party.lifetime = Lifetime::new(days * DAY);
+        adding(&[&party])
+    };
+    let short = lasting(45).await;
+    assert_commit_refused(&world, "45 days", &mut group, 0, short, ProblemType::InvalidMls).await;
+    let (_, call) = group.make(0, lasting(47).await);
+    let epoch = submit(&world, &call).await.epoch;
+    group.party(0).merge();
+    // Where messages wait for less, it may be shorter.
+    operate(&world, "operator.set_federation_limit('outbox_days', 7)").await;
+    let short = lasting(38).await;
+    assert_commit_refused(&world, "38 days", &mut group, 0, short, ProblemType::InvalidMls).await;
+    let (_, call) = group.make(0, lasting(40).await);
+    assert_eq!(submit(&world, &call).await.epoch, epoch + 1);
+    world.close();
 }
 
 #[tokio::test]
