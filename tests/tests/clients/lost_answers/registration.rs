@@ -48,9 +48,7 @@ async fn a_registration_that_was_refused_after_a_lost_answer_keeps_its_key_if_th
         let lost = register(&world, &line, &name).await;
         assert!(lost.err().expect("there is no answer").is_passing(), "{kind:?}");
         line.mend();
-        let body = Problem::new(kind).to_json();
-        let head = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n\r\n", kind.status(), body.len());
-        line.answer("POST /as/users", 100, &[head.as_bytes(), &body].concat());
+        line.answer("POST /as/users", 100, &BadLine::refusal(kind));
         let client = register(&world, &line, &name).await.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
         line.mend();
         client.create_group("mine").await.unwrap();
