@@ -25,8 +25,8 @@ BEGIN
                CASE WHEN load_group.spent THEN NULL WHEN with_tree THEN g.tree ELSE g.roster END, s.inactive_days,
                s.max_members, s.max_clients, s.max_domains, s.max_message_bytes, s.max_commit_bytes,
                s.max_authenticated_data_bytes, s.max_leaf_bytes, s.max_delivery_bytes,
-               s.past_epochs, o.message_days, f.outbox_days, o.ciphersuites
-          FROM ds.groups g, ds.settings s, operator.settings o, federation.settings f
+               s.past_epochs, o.message_days, federation.outbox_days(), o.ciphersuites
+          FROM ds.groups g, ds.settings s, operator.settings o
          WHERE g.group_id = load_group.group_id;
 END
 $$;

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION qs.key_package_horizon() RETURNS date
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN (SELECT (now() AT TIME ZONE 'UTC')::date + least(o.message_days + f.outbox_days, 60) + 2
-              FROM operator.settings o, federation.settings f);
+    RETURN (SELECT (now() AT TIME ZONE 'UTC')::date + least(o.message_days + federation.outbox_days(), 60) + 2
+              FROM operator.settings o);
 END
 $$;
