@@ -9,7 +9,7 @@ use std::sync::{
 use postern_tests_kit::{Weather, World, eventually};
 use tokio::task::block_in_place;
 
-use super::{Talk, attempts_ended, claimed, close_unseen, due_unseen, make_due};
+use super::{HOLDER, Talk, attempts_ended, claimed, close_unseen, due_unseen, make_due};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_rule_refuses_costs_no_claim_and_goes_on_once_it_is_allowed() {
@@ -104,7 +104,6 @@ async fn a_block_ends_an_attempt_that_is_under_way_and_what_waits_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_sees_when_a_domain_is_tried_next_why_it_failed_and_what_is_at_hand() {
-    const HELD: &str = "'\\x01010101010101010101010101010101'";
     let world = due_unseen("'b.example'", 1, "good").await;
     let change = async |sql: &str| {
         world.admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
@@ -122,13 +121,13 @@ async fn the_operator_sees_when_a_domain_is_tried_next_why_it_failed_and_what_is
     )
     .await;
     assert_eq!(next().await, Some(40), "the other one is due sooner");
-    change(&format!("UPDATE federation.due SET holder = {HELD} WHERE lane = 1")).await;
+    change(&format!("UPDATE federation.due SET holder = {HOLDER} WHERE lane = 1")).await;
     assert_eq!(next().await, Some(100), "an attempt at it is under way");
-    change(&format!("UPDATE federation.due SET holder = {HELD}")).await;
+    change(&format!("UPDATE federation.due SET holder = {HOLDER}")).await;
     assert_eq!(next().await, Some(0), "attempts at both are under way");
 
     change(&format!(
-        "SELECT federation.note_failed_attempt('b.example', {HELD}, 'failing', 'it is away');
+        "SELECT federation.note_failed_attempt('b.example', {HOLDER}, 'failing', 'it is away');
          UPDATE federation.due SET due = now() + interval '70 seconds';
          INSERT INTO federation.tokens (id, domain, issuer_key_id, sealed, day)
          SELECT uuid_send(gen_random_uuid()), 'b.example', decode(repeat('00', 32), 'hex'), m.key_id || '\\x00'::bytea,
