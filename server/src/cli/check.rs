@@ -403,7 +403,7 @@ async fn health(report: &mut Report, database: &Database) {
 
 /// Checks that servers let through what the limits in the database allow (DS-13).
 async fn limits(database: &Database, config: &Config) -> Finding {
-    let mend = "limits.max_body_bytes in the configuration, or operator.set_group_limit, set_user_limit and set_rendezvous_limit";
+    let mend = "limits.max_body_bytes in the configuration, or operator.set_group_limit and set_user_limit";
     let checked = body_limits::check(database, &config.limits).await;
     checked
         .map(|()| format!("bodies of {} bytes hold what they allow", config.limits.max_body_bytes))
