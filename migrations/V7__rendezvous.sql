@@ -28,7 +28,7 @@ COMMENT ON COLUMN rendezvous.settings.max_rendezvous IS
 COMMENT ON COLUMN rendezvous.settings.max_payloads IS
     'Payloads that each side of a rendezvous may leave. Changes as the operator likes';
 COMMENT ON COLUMN rendezvous.settings.max_payload_bytes IS
-    'Bytes of a payload, at most: a body of 64 KiB, in base64 or not, has it in it, and strangers send none that is larger. Changes as the operator likes';
+    'Bytes of a payload, at most: it fits into a body of 64 KiB, also in base64; strangers send no larger one. Changes as the operator likes';
 COMMENT ON COLUMN rendezvous.settings.max_requests IS
     'Requests of both sides of a rendezvous together, long-polls among them, at most. Changes as the operator likes';
 COMMENT ON COLUMN rendezvous.settings.attempts_per_source IS

@@ -108,7 +108,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
                CASE WHEN a.idles THEN 'nothing archives it, though archive_mode is on: WAL stays, and fills the disk'
                     WHEN a.fails THEN 'archiving fails: WAL stays, and fills the disk'
                     WHEN a.waits >= 60 OR a.waits >= 10 AND s.lost IS NULL
-                    THEN format('some waits to be archived since %s minutes: WAL stays, and fills the disk', a.waits)
+                    THEN format('some has waited to be archived for %s minutes: WAL stays, and fills the disk', a.waits)
                     WHEN s.lost IS NOT NULL THEN format('replication slots lost what their readers need: %s', s.lost)
                     WHEN s.behind IS NOT NULL THEN format('replication slots without a reader hold WAL: %s', s.behind)
                     WHEN a.archives AND a.minutes IS NOT NULL THEN format('it is archived, last %s minutes ago', a.minutes)

@@ -1,6 +1,6 @@
 //! `POST /as/users` (AS-1): registers a user name with its first client. It is open, since tokens are for registered
 //! clients, and is the only open endpoint with which anybody can change something. So what is cheap comes first: size,
-//! form, one SQL call that counts the attempt and looks at the invite, and one signature; then comes the ID token, if the
+//! form, one signature, one SQL call that counts the attempt and looks at the invite; then comes the ID token, if the
 //! policy asks for one; a tree is looked at only when these let it through.
 //!
 //! A client takes `not-admitted`, `name-taken` and `account-exists` for the word that its key has no account: they are said

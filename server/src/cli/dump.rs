@@ -28,7 +28,7 @@ use crate::{
 
 /// Time between two lines about progress.
 const PACE: Duration = Duration::from_secs(5);
-/// Time that a program has for a connection. Connection strings have bounds of their own before this one and those that follow.
+/// Time that a program has for a connection. What a connection string says of these bounds prevails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a word after which a program asks PostgreSQL for a sign of life.
 const KEEPALIVE: Duration = Duration::from_secs(60);

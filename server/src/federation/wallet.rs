@@ -190,7 +190,7 @@ impl Federation {
         (key(&fresh) != key(neighbour)).then_some(fresh)
     }
 
-    /// The same, with the key in the description at hand.
+    /// Asks for tokens with the key in the description at hand.
     async fn ask_with_the_key_seen(
         &self,
         neighbour: &Neighbour,

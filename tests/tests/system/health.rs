@@ -117,7 +117,7 @@ async fn health_says_that_nothing_archives_and_that_wal_waits_for_a_command_that
         clock.move_to(minutes * 60);
         eventually(expected, async || {
             let (verdict, says) = verdict(&monitor, "WAL").await;
-            (verdict == expected && says.starts_with("some waits to be archived since ")).then_some(())
+            (verdict == expected && says.starts_with("some has waited to be archived for ")).then_some(())
         })
         .await;
     }
