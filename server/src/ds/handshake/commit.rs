@@ -49,10 +49,6 @@ pub(super) fn apply(
     group.mls.merge(commit)?;
     let epoch = group.mls.epoch();
     let added = added.iter().map(leaf_key_and_expiry).collect::<Result<Vec<_>, _>>()?;
-    let is_elsewhere = !group.roster.domains().is_empty();
-    for (_, expires) in &added {
-        submission.rules.check_lifetime(*expires, ds.today, is_elsewhere)?;
-    }
     let record = |leaf, key| {
         if added.iter().any(|(added, _)| *added == key) {
             return LeafRecord::new(Some(epoch), ds.today, epoch);
@@ -66,6 +62,11 @@ pub(super) fn apply(
         LeafRecord { removal_proposed: false, ..old }
     };
     let roster = Roster::of(group.mls.leaves(), ds.home, record)?.following(&group.roster);
+    // Those before read of an Add, and those after it have their Welcome: the first member elsewhere among them.
+    let is_elsewhere = [&group.roster, &roster].iter().any(|roster| !roster.domains().is_empty());
+    for (_, expires) in &added {
+        submission.rules.check_lifetime(*expires, ds.today, is_elsewhere)?;
+    }
     // A group keeps the key that it began with, or takes one that is in use.
     let keys = ds.external_sender_keys.now();
     let accept = |sender: &ExternalSender| carried.contains(sender) || keys.accept(sender);

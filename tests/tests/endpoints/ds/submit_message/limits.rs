@@ -245,6 +245,18 @@ async fn a_key_package_also_outlasts_the_wait_for_the_homeservers_of_members_els
     const DAY: u64 = 24 * 60 * 60;
     let world = World::start().await;
     world.stock(200).await;
+    // The first member elsewhere counts, too: its Welcome waits.
+    let mut here = world.group(2).await;
+    let lasting_there = async |days: u64| {
+        let mut party = world.candidate_at(&domain("b")).await.party;
+        party.lifetime = Lifetime::new(days * DAY);
+        adding(&[&party])
+    };
+    let short = lasting_there(45).await;
+    assert_commit_refused(&world, "45 days, elsewhere", &mut here, 0, short, ProblemType::InvalidMls).await;
+    let (_, call) = here.make(0, lasting_there(47).await);
+    assert_eq!(submit(&world, &call).await.epoch, 2);
+
     let elsewhere = Elsewhere::of(&world).await;
     let mut group = elsewhere.group(&world, &[home(), domain("b")]).await;
     let lasting = async |days: u64| {
