@@ -156,6 +156,12 @@ impl Federation {
         answer
     }
 
+    /// The time for the other homeserver's answer to a request that is handed on. The rest of [`Federation::relayed`]'s is for the
+    /// look at one that took the connection and did not answer.
+    pub(super) fn answer_time(&self) -> Duration {
+        self.relay_time.saturating_sub(REST.min(self.relay_time / 8))
+    }
+
     /// Sends a request to another homeserver, signed by this one, once; and once more if that one did not know this one's
     /// keys and does now. Takes whatever answer comes.
     ///
@@ -184,6 +190,8 @@ impl Federation {
     }
 }
 
+/// Time that a request that is handed on has left when that of the other homeserver to answer is over.
+const REST: Duration = Duration::from_secs(2);
 /// Time between two introductions to one homeserver.
 const INTRODUCTIONS: Duration = Duration::from_secs(10);
 /// Homeservers whose introductions are remembered.

@@ -41,7 +41,7 @@ pub async fn relay_request(federation: Federation, mut request: Request, payment
         let call = Call::post("/gateway")
             .body(REQUEST_MEDIA_TYPE, sealed)
             .accepting(RESPONSE_MEDIA_TYPE)
-            .within(federation.relay_time)
+            .within(federation.answer_time())
             .answered_in(federation.relayed_answer_bytes + ENVELOPE_BYTES);
         let answer = federation.hand_on(&neighbour, call, source).await;
         answer.map_err(|error| Failure::from(neighbour::problem(&error)))

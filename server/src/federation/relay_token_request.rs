@@ -62,7 +62,7 @@ pub async fn relay_token_request(federation: Federation, mut request: Request, p
         let call = Call::post(neighbour.description.issuer.issuer_request_uri.clone())
             .body(format.request_media_type(), body)
             .accepting(media_type)
-            .within(federation.relay_time);
+            .within(federation.answer_time());
         let answer = federation.hand_on(&neighbour, call, source).await;
         answer.map_err(|error| Failure::from(problem(&error)))
     };

@@ -38,6 +38,8 @@ impl Moved {
         let world = World::builder()
             .setting("POSTERN_FEDERATION_HOSTS", &hosts.join(","))
             .setting("POSTERN_FEDERATION_TRUSTED_ROOTS", &authority.file().display().to_string())
+            // One that takes the connection is waited for: 14 seconds, and 2 are for the look.
+            .setting("POSTERN_FEDERATION_RELAY_SECONDS", "16")
             .tokens(300)
             .start()
             .await;
@@ -88,13 +90,24 @@ async fn what_is_handed_on_goes_to_where_a_homeserver_moved() {
         moved.world.pay(&capsule.call(format!("/relay/{DOMAIN}"))).await
     };
     relay().await.assert_problem("nobody is there", ProblemType::HomeserverUnreachable);
-    moved.is_at("first").await;
-    moved.was_looked_at("now() - interval '2 minutes'").await;
-    relay().await.assert_problem("where it was", ProblemType::HomeserverUnreachable);
-    let at_home = "SELECT base_url = 'https://first.moves.example' FROM federation.homeservers";
-    eventually("it is found", async || moved.world.value::<bool>(at_home).await.then_some(())).await;
-    relay().await.assert_problem("it is no gateway", ProblemType::HomeserverRefused);
+    let moves_to = async |host: &str| {
+        moved.is_at(host).await;
+        moved.was_looked_at("now() - interval '2 minutes'").await;
+        relay().await.assert_problem("where it was", ProblemType::HomeserverUnreachable);
+        let at_home = format!("SELECT base_url = 'https://{host}.{DOMAIN}' FROM federation.homeservers");
+        eventually("it is found", async || moved.world.value::<bool>(&at_home).await.then_some(())).await;
+        relay().await.assert_problem("it is no gateway", ProblemType::HomeserverRefused);
+    };
+    moves_to("first").await;
     assert!(moved.first.asked() > 0, "it is asked where it is");
+    // The host that it leaves takes requests still, and answers none.
+    moved.first.answer(Vec::new());
+    let asked = moved.first.asked();
+    moves_to("second").await;
+    assert!(
+        moved.first.asked() > asked && moved.second.asked() > 0,
+        "it is asked where it was, and where it is"
+    );
     moved.world.close();
 }
 
