@@ -22,21 +22,24 @@ pub fn launch(name: &str, function: &str, database: pg_sys::Oid) -> bool {
         .is_ok()
 }
 
-/// Connects the worker to its database: the first step of such a function. The writes of these
-/// workers need no durability: they are done again after a crash.
+/// Connects the worker to its database: the first step of such a function. These workers write,
+/// whatever the default of all roles is. Their writes need no durability: they are done again after
+/// a crash.
 pub fn begin(database: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGTERM);
     // SAFETY: launch() gave this argument.
     let database = unsafe { pg_sys::Oid::from_datum(database, false) };
     BackgroundWorker::connect_worker_to_spi_by_oid(database, None);
-    // SAFETY: connected, and not in a transaction.
-    unsafe {
-        pg_sys::SetConfigOption(
-            c"synchronous_commit".as_ptr(),
-            c"off".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_OVERRIDE,
-        );
+    for setting in [c"synchronous_commit", c"default_transaction_read_only"] {
+        // SAFETY: connected, and not in a transaction.
+        unsafe {
+            pg_sys::SetConfigOption(
+                setting.as_ptr(),
+                c"off".as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use crate::database::DatabaseError;
+use super::dump::connect;
+use crate::{config::ConnectionString, database::DatabaseError};
 
 /// Settings that are lists of names, which PostgreSQL keeps as they are written.
 const LISTS: [&str; 5] = [
@@ -145,17 +146,32 @@ impl Roles {
         .collect()
     }
 
-    /// Makes the settings of all roles in all databases, in a private cluster; each statement can be repeated. Returns what had to
-    /// be left out, in words: in a PostgreSQL of one's own, all of them.
-    pub async fn make_settings_of_all(&self, client: &Client, private: bool) -> Vec<String> {
+    /// Makes the settings of all roles in all databases, in the private cluster to which `private` leads; each statement can be
+    /// repeated. One with which no session begins, such as a library that is not here, is taken back. Returns what had to be left
+    /// out, in words: in a PostgreSQL of one's own, all of them.
+    pub async fn make_settings_of_all(
+        &self,
+        client: &Client,
+        private: Option<&ConnectionString>,
+    ) -> Vec<String> {
         let mut left_out = Vec::new();
         for Everywhere { name, value } in &self.settings_of_all {
             let what = format!("the setting {name:?} of all roles");
-            if !private {
+            let Some(url) = private else {
                 left_out
                     .push(format!("{what} (ALTER ROLE ALL is yours to do: it is for the whole PostgreSQL)"));
-            } else if let Err(error) = set(client, "ALTER ROLE ALL SET %I", &[], name, value).await {
+                continue;
+            };
+            if let Err(error) = set(client, "ALTER ROLE ALL SET %I", &[], name, value).await {
                 left_out.push(format!("{what} ({error})"));
+                continue;
+            }
+            // They are for new sessions: this one, which began before, can take them back.
+            if let Err(error) = connect(url, "postern restore").await {
+                let taken_back = execute(client, "ALTER ROLE ALL RESET %I", &[name]).await;
+                let remains = taken_back.err().map(|error| format!("; it could not be taken back: {error}"));
+                let remains = remains.unwrap_or_default();
+                left_out.push(format!("{what} (no session begins with it: {error:#}{remains})"));
             }
         }
         left_out

@@ -103,6 +103,9 @@ pub async fn connect_as_superuser(admin_url: &ConnectionString, name: &str) -> a
     let (client, connection) =
         way.connect().await.map_err(DatabaseError::from).context("cannot connect with database.admin_url")?;
     tokio::spawn(connection);
+    // A superuser's command writes, whatever the default of the database or of all roles is.
+    let writes = client.batch_execute("SET default_transaction_read_only = off").await;
+    writes.map_err(DatabaseError::from).context("cannot begin a session with database.admin_url")?;
     Ok(client)
 }
 

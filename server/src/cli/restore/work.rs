@@ -91,7 +91,7 @@ impl Work<'_> {
         {
             left_out.push(format!("the settings of the private cluster ({error:#})"));
         }
-        left_out.extend(self.manifest.roles.make_settings_of_all(&client, cluster.is_some()).await);
+        left_out.extend(self.manifest.roles.make_settings_of_all(&client, cluster.map(|_| url)).await);
         // From here on servers can come in, and nothing is removed.
         let opened = async {
             say(migrate::run(url, None).await?);
