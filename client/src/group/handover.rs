@@ -33,9 +33,9 @@ use crate::{
 const TELL_AGAIN: u64 = 10 * 60;
 /// The longest pause between two attempts, in seconds.
 const LONGEST_PAUSE: u64 = 24 * 60 * 60;
-/// The attempt to come in whose strangers the user is told of: by then another device has told of members that came meanwhile,
-/// if it is in use.
-const TOLD_OF_STRANGERS: u32 = 4;
+/// The attempt to come in whose strangers the user is told of. It comes some 23 minutes after the first one: another device that
+/// is in use tells of members that came meanwhile after [`TELL_AGAIN`] at the latest, unless they come and go without end.
+const TOLD_OF_STRANGERS: u32 = 7;
 
 /// The secrets with which a further device of this user comes into a group by external commit (DS-7).
 #[derive(Clone, Serialize, Deserialize)]

@@ -191,17 +191,26 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::create(home.path(), &Options::default()).unwrap();
         let id = GroupId::new([7; 16], "x.example".parse().unwrap());
-        let sql = "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, x'00', 3, 0)";
+        let sql = "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, x'00', 0, 0)";
         store.write(|tx| Ok(tx.sql().execute(sql, [id.to_mls()])?)).unwrap();
-        let meets = || {
+        let mut waited = 0;
+        let mut meets = || {
             store.write(|tx| Ok(tx.sql().execute("UPDATE entries SET due = 0", [])?)).unwrap();
             let strangers = Error::Strangers(Box::default());
             store.write(|tx| note(tx, &id, &strangers)).unwrap();
             assert!(store.read(group::entries_due).unwrap().is_empty(), "it waits");
             let events = store.read(crate::event::pending).unwrap();
-            events.iter().filter(|(_, event)| matches!(event, Event::Strangers { .. })).count()
+            let told = events.iter().filter(|(_, event)| matches!(event, Event::Strangers { .. })).count();
+            let attempts = "SELECT attempts FROM entries";
+            let attempts: u32 =
+                store.read(|tx| Ok(tx.sql().query_row(attempts, [], |row| row.get(0))?)).unwrap();
+            if told == 0 {
+                waited += 4u64.pow(attempts - 1);
+            }
+            told
         };
-        assert_eq!([(); 6].map(|()| meets()), [0, 0, 0, 1, 1, 1]);
+        assert_eq!([(); 9].map(|()| meets()), [0, 0, 0, 0, 0, 0, 1, 1, 1]);
+        assert!(waited > 20 * 60, "another device had {waited} s to tell of who came");
     }
 
     #[test]
