@@ -33,6 +33,9 @@ use crate::{
 const TELL_AGAIN: u64 = 10 * 60;
 /// The longest pause between two attempts, in seconds.
 const LONGEST_PAUSE: u64 = 24 * 60 * 60;
+/// Letters about changes that a device on its way is written at once. After these there is a pause between two, which begins
+/// with [`TELL_AGAIN`] and doubles: a member that comes and goes without end does not fill the device's mailbox.
+const RETOLD_AT_ONCE: u32 = 3;
 /// The attempt to come in whose strangers the user is told of. It comes some 23 minutes after the first one: another device that
 /// is in use tells of members that came meanwhile after [`TELL_AGAIN`] at the latest, unless they come and go without end.
 const TOLD_OF_STRANGERS: u32 = 7;
@@ -158,14 +161,7 @@ impl GroupState {
         if now.policy == before.policy && now.leaves.is_subset(&before.leaves) {
             return Ok(());
         }
-        for client_key in on_their_way(tx, &self.id)? {
-            // One that is in by then needs to be told of nothing.
-            tx.sql().execute(
-                "UPDATE told_devices SET told = 0, tries = 0, due = 0 WHERE group_id = ?1 AND client_key = ?2",
-                params![self.id.to_mls(), client_key.as_bytes()],
-            )?;
-        }
-        Ok(())
+        on_their_way(tx, &self.id)?.iter().try_for_each(|device| retell_change(tx, &self.id, device))
     }
 
     /// Whether this device's leaf has a later user key than one of another device of the user's, which may not know it then.
@@ -437,18 +433,40 @@ fn need(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<Option<Need
 pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId, devices: &[PublicKey]) -> Result<()> {
     for client_key in devices {
         tx.sql().execute(
-            "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, tries, due)
-             VALUES (?1, ?2, 2, 0, 0)",
+            "INSERT INTO told_devices (group_id, client_key, told, tries, due) VALUES (?1, ?2, 2, 0, 0)
+             ON CONFLICT (group_id, client_key) DO UPDATE SET told = 2, tries = 0, due = 0",
             params![id.to_mls(), client_key.as_bytes()],
         )?;
     }
     Ok(())
 }
 
-/// The devices of this user that were told of a group and did not show themselves in it yet.
+/// Notes that a device that was told of a group has to be told of a change: at once, or after the pause since it was told last.
+/// Changes until then come with the same letter, and one that is in by then needs to be told of nothing.
+fn retell_change(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<()> {
+    let sql = "UPDATE told_devices SET told = 0, tries = 0, retold = retold + 1
+                WHERE group_id = ?1 AND client_key = ?2 AND told = 1 RETURNING retold, due";
+    let row: Option<(u32, u64)> = tx
+        .sql()
+        .query_row(sql, params![id.to_mls(), client_key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((retold, told)) = row else { return Ok(()) };
+    let pause = match retold.checked_sub(RETOLD_AT_ONCE + 1) {
+        None => 0,
+        Some(further) => TELL_AGAIN.saturating_mul(2u64.saturating_pow(further)).min(LONGEST_PAUSE),
+    };
+    tx.sql().execute(
+        "UPDATE told_devices SET due = ?3 WHERE group_id = ?1 AND client_key = ?2",
+        params![id.to_mls(), client_key.as_bytes(), integer(told.saturating_add(pause))],
+    )?;
+    Ok(())
+}
+
+/// The devices of this user that were told of a group, if not of what changed since, and did not show themselves in it yet.
 fn on_their_way(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
     let mut statement = tx.sql().prepare_cached(
-        "SELECT t.client_key FROM told_devices t WHERE t.group_id = ?1 AND t.told = 1 AND NOT EXISTS
+        "SELECT t.client_key FROM told_devices t
+          WHERE t.group_id = ?1 AND (t.told = 1 OR t.told = 0 AND t.retold > 0) AND NOT EXISTS
              (SELECT 1 FROM links l WHERE l.group_id = t.group_id AND l.client_key = t.client_key)",
     )?;
     let keys = statement.query_map([id.to_mls()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
@@ -463,8 +481,9 @@ pub(crate) fn retell_all(tx: &Tx<'_>, device: &PublicKey) -> Result<()> {
 /// Notes that a device was told of a group.
 pub(crate) fn told(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<()> {
     tx.sql().execute(
-        "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, tries, due) VALUES (?1, ?2, 1, 0, 0)",
-        params![id.to_mls(), client_key.as_bytes()],
+        "INSERT INTO told_devices (group_id, client_key, told, tries, due) VALUES (?1, ?2, 1, 0, ?3)
+         ON CONFLICT (group_id, client_key) DO UPDATE SET told = 1, tries = 0, due = excluded.due",
+        params![id.to_mls(), client_key.as_bytes(), integer(tx.now())],
     )?;
     Ok(())
 }

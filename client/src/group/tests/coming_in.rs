@@ -136,3 +136,46 @@ fn of_two_devices_that_come_in_at_once_the_later_one_knows_the_other_by_its_card
     tablet.knows(&[&bob, &laptop]);
     comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
 }
+
+#[test]
+fn of_a_member_that_comes_and_goes_without_end_a_device_on_its_way_is_told_ever_more_seldom() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    keep_own_devices(&bob, &[&tablet]);
+    let client_key = tablet.account().client_key().public_key();
+    bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+    let is_due = || !bob.store.read(crate::group::to_tell).unwrap().is_empty();
+    let comes = |name: &str| {
+        let addition = alice.add(&id, &[&person(name, &issuer)]);
+        for other in [&bob, &mallory] {
+            other.receive(&addition).unwrap();
+        }
+    };
+    let seconds_pass = |seconds: u32| {
+        let sql = "UPDATE told_devices SET due = due - ?1";
+        bob.store.write(|tx| Ok(tx.sql().execute(sql, [seconds])?)).unwrap();
+    };
+    for (number, pause) in [0, 0, 0, 600, 1200, 2400].into_iter().enumerate() {
+        comes(&format!("guest-{number}"));
+        assert_eq!(is_due(), pause == 0, "without the pause of {pause} s");
+        if pause > 0 {
+            seconds_pass(pause / 2);
+            comes(&format!("other-{number}"));
+            assert!(!is_due(), "one letter tells of both");
+            seconds_pass(pause / 2);
+            assert!(is_due(), "after {pause} s");
+        }
+        bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+        assert!(!is_due());
+    }
+    // Of a change of the user's key it is told at once.
+    comes("carol");
+    assert!(!is_due());
+    let commit = bob.stage(&id, &Change::UserKey).message;
+    bob.confirm(&id);
+    for other in [&alice, &mallory] {
+        other.receive(&commit).unwrap();
+    }
+    assert!(is_due());
+}
