@@ -16,6 +16,9 @@ use crate::{
     store::{Step, Tx},
 };
 
+/// The most users about whom the AS is asked in one attempt to come in.
+const MOST_ASKED_ABOUT: usize = 12;
+
 impl Session {
     /// Comes into a group that another device of this user handed over (DS-7).
     ///
@@ -66,7 +69,7 @@ impl Session {
             self.store.write(|tx| group::drop_entry(tx, id))?;
             return Err(problem.clone().into());
         }
-        let mut asked = BTreeSet::new();
+        let (mut asked, mut met) = (BTreeSet::new(), None);
         for _ in 0..ATTEMPTS {
             if self.store.read(|tx| GroupState::awaits(tx, id, Kind::Rejoin))? {
                 match self.settle(step, id).await?.of(Kind::Rejoin) {
@@ -85,27 +88,36 @@ impl Session {
             let current = elsewhere::noted(&ds, ds.fetch_group_info(id, &fetch, &user).await)?;
             match self.store.write(|tx| GroupState::enter(tx, &entry, &current, accepted)) {
                 Err(Error::Strangers(differences)) => {
-                    // Another device of a member, who may be this user, is none if the AS confirms it.
-                    let unasked = to_ask_about(&differences, &mut asked);
+                    // Another device of a member, who may be this user, is no stranger if the AS confirms it.
+                    let unasked = to_ask_about(differences.users_to_ask_about(), &mut asked);
                     if unasked.is_empty() {
                         return Err(Error::Strangers(differences));
                     }
                     for user in unasked {
                         goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
                     }
+                    met = Some(differences);
                 }
-                done => done?,
+                done => {
+                    done?;
+                    met = None;
+                }
             }
         }
-        Err(Error::Contended(ATTEMPTS))
+        Err(met.map_or(Error::Contended(ATTEMPTS), Error::Strangers))
     }
 }
 
-/// The users that strangers say they are, as far as the AS did not confirm it and was not asked.
-fn to_ask_about(differences: &Differences, asked: &mut BTreeSet<UserName>) -> Vec<UserName> {
-    let unconfirmed = differences.strangers.iter().filter(|member| !member.verified);
-    let users = unconfirmed.filter_map(|member| member.user.clone());
-    users.filter(|user| asked.insert(user.clone())).collect()
+/// Those of the users about whom the AS was not asked in this attempt, as far as it is asked at all: a server can show any number
+/// of strangers.
+fn to_ask_about(users: &[UserName], asked: &mut BTreeSet<UserName>) -> Vec<UserName> {
+    let mut unasked = Vec::new();
+    for user in users {
+        if asked.len() < MOST_ASKED_ABOUT && asked.insert(user.clone()) {
+            unasked.push(user.clone());
+        }
+    }
+    unasked
 }
 
 /// Takes note of an attempt to come into a group that failed: the next one comes later, unless it is others who came first, or
@@ -211,6 +223,17 @@ mod tests {
         };
         assert_eq!([(); 9].map(|()| meets()), [0, 0, 0, 0, 0, 0, 1, 1, 1]);
         assert!(waited > 20 * 60, "another device had {waited} s to tell of who came");
+    }
+
+    #[test]
+    fn the_as_is_asked_about_each_user_once_and_about_a_dozen_in_an_attempt() {
+        let users: Vec<UserName> =
+            (0..100).map(|number| format!("user{number}@x.example").parse().unwrap()).collect();
+        let mut asked = BTreeSet::new();
+        assert_eq!(to_ask_about(&users[..2], &mut asked), users[..2]);
+        assert_eq!(to_ask_about(&users[..3], &mut asked), users[2..3]);
+        assert_eq!(to_ask_about(&users, &mut asked), users[3..MOST_ASKED_ABOUT]);
+        assert!(to_ask_about(&users, &mut asked).is_empty());
     }
 
     #[test]

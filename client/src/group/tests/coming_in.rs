@@ -38,6 +38,7 @@ fn a_further_device_takes_no_ghost_and_no_new_admin_without_a_persons_consent() 
         tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
         let differences = strangers_to(&tablet, &id, &shown);
         assert_eq!((differences.strangers.len(), differences.admins.len()), (strangers, admins));
+        assert!(differences.users_to_ask_about().is_empty(), "no lookup makes a known one of them");
         comes_in(&tablet, &id, &shown, &differences).unwrap();
         assert!(tablet.outstanding(&id).is_some());
         // What a person accepted is known to the next attempt, if that one is too late.
@@ -129,9 +130,10 @@ fn of_two_devices_that_come_in_at_once_the_later_one_knows_the_other_by_its_card
     let mut attributes = bob.shown(&id).attributes;
     attributes.extend(laptop.shown(&id).attributes);
     let shown = CurrentGroup { attributes, ..alice.shown(&id) };
-    let strangers = strangers_to(&tablet, &id, &shown).strangers;
-    let [stranger] = &strangers[..] else { panic!("{strangers:?}") };
+    let differences = strangers_to(&tablet, &id, &shown);
+    let [stranger] = &differences.strangers[..] else { panic!("{differences:?}") };
     assert_eq!((stranger.user.as_ref(), stranger.verified), (Some(&bob.user), false));
+    assert_eq!(differences.users_to_ask_about(), std::slice::from_ref(&bob.user));
     // The AS confirms it.
     tablet.knows(&[&bob, &laptop]);
     comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
