@@ -268,12 +268,35 @@ pub(crate) fn left_to_person(tx: &Tx<'_>) -> Result<Vec<GroupSummary>> {
     handovers.iter().map(summary).collect()
 }
 
-/// The roster of a group that this device is to come into.
-pub(super) fn roster(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Roster>> {
+/// What this device was told of a group that it is to come into.
+fn kept_handover(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupHandover>> {
     let sql = "SELECT handover FROM entries WHERE group_id = ?1";
     let handover: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
-    let roster = |bytes: Vec<u8>| decode(&bytes, "a handover").map(|it: GroupHandover| it.roster);
-    handover.map(roster).transpose()
+    handover.map(|bytes| decode(&bytes, "a handover")).transpose()
+}
+
+/// The roster of a group that this device is to come into.
+pub(super) fn roster(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Roster>> {
+    Ok(kept_handover(tx, id)?.map(|handover| handover.roster))
+}
+
+/// Has this device stay out of a group that it is to come into, by its user's will: none of the user's other devices brings it
+/// in. False if it is in the group, or is not to come in.
+pub(crate) fn stay_out(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    match GroupState::find(tx, id) {
+        Ok(Some(_)) => return Ok(false),
+        Ok(None) | Err(Error::NotMember) => {}
+        Err(error) => return Err(error),
+    }
+    let Some(handover) = kept_handover(tx, id)? else { return Ok(false) };
+    give_up_entry(tx, id)?;
+    if record::find(tx, id)?.is_none() {
+        // It never had a leaf: this is nobody's key.
+        record::insert(tx, id, &handover.title, &SigningKey::generate().public_key())?;
+        record::deactivate(tx, id)?;
+    }
+    record::block(tx, id)?;
+    Ok(true)
 }
 
 /// Notes that an attempt to come in met strangers. Returns whether the user is to be told.
@@ -332,8 +355,8 @@ pub(crate) fn entry(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PendingEntry>> {
     Ok(Some(PendingEntry { handover: decode(&handover, "a handover")?, delivery }))
 }
 
-/// This device is in, or is not to come in: nothing is left to do.
-pub(crate) fn drop_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// This device is in: nothing is left to do.
+pub(super) fn drop_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     tx.sql().execute("DELETE FROM entries WHERE group_id = ?1", [id.to_mls()])?;
     Ok(())
 }
@@ -344,15 +367,27 @@ pub(crate) fn forget_entry_addresses(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
+/// This device is not to come in any more.
+pub(crate) fn give_up_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    revoke_entry_address(tx, id)?;
+    drop_entry(tx, id)
+}
+
 /// An attempt failed for good; another one, with another address, comes later.
 pub(crate) fn entry_failed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    revoke_entry_address(tx, id)?;
+    put_off_entry(tx, id)
+}
+
+/// Has the address lead nowhere that was made for an attempt to come in.
+fn revoke_entry_address(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let sql = "SELECT address FROM entries WHERE group_id = ?1 AND address IS NOT NULL";
     let address: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
     if let Some(address) = address {
         mailbox::revoke_later(tx, &fixed(&address, "an address")?)?;
         tx.sql().execute("UPDATE entries SET address = NULL WHERE group_id = ?1", [id.to_mls()])?;
     }
-    put_off_entry(tx, id)
+    Ok(())
 }
 
 /// The next attempt comes later, and each further one after a longer pause.

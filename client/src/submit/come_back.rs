@@ -71,6 +71,7 @@ impl Session {
                     strangers: differences.strangers.clone(),
                     admins: differences.admins.clone(),
                     removed: differences.removed.clone(),
+                    coming_in: false,
                 }
                 .record(tx)
             });

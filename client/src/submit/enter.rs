@@ -66,7 +66,7 @@ impl Session {
         if self.store.write(moves)?
             && let Some(Fate::Refused(problem)) = self.settle(step, id).await?.of(Kind::Leave)
         {
-            self.store.write(|tx| group::drop_entry(tx, id))?;
+            self.store.write(|tx| group::give_up_entry(tx, id))?;
             return Err(problem.clone().into());
         }
         let (mut asked, mut met) = (BTreeSet::new(), None);
@@ -140,6 +140,7 @@ fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
             strangers: differences.strangers.clone(),
             admins: differences.admins.clone(),
             removed: differences.removed.clone(),
+            coming_in: true,
         }
         .record(tx)?;
     }

@@ -140,6 +140,30 @@ fn of_two_devices_that_come_in_at_once_the_later_one_knows_the_other_by_its_card
 }
 
 #[test]
+fn a_device_that_its_user_has_stay_out_is_not_brought_in_again() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    let groups = bob.store.read(handover).unwrap();
+    let stays_out = || tablet.store.write(|tx| crate::group::stay_out(tx, &id)).unwrap();
+    assert!(!stays_out(), "it knows nothing of it");
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    let delivery = tablet.store.write(|tx| entry(tx, &id)).unwrap().unwrap().delivery;
+    assert!(stays_out());
+    assert!(!stays_out(), "once");
+    let is_revoked = |tx: &Tx<'_>| {
+        let sql = "SELECT EXISTS (SELECT 1 FROM revocations WHERE address = ?1)";
+        Ok(tx.sql().query_row(sql, [delivery.address.as_bytes()], |row| row.get(0))?)
+    };
+    assert!(tablet.store.read(is_revoked).unwrap(), "its address leads nowhere");
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    assert!(tablet.store.write(|tx| entry(tx, &id)).unwrap().is_none());
+    let found = tablet.store.read(crate::group::summaries).unwrap();
+    let found: Vec<_> = found.iter().map(|it| (it.title.as_str(), it.active)).collect();
+    assert_eq!(found, [("climbing", false)]);
+}
+
+#[test]
 fn of_a_member_that_comes_and_goes_without_end_a_device_on_its_way_is_told_ever_more_seldom() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
@@ -159,11 +183,11 @@ fn of_a_member_that_comes_and_goes_without_end_a_device_on_its_way_is_told_ever_
         bob.store.write(|tx| Ok(tx.sql().execute(sql, [seconds])?)).unwrap();
     };
     for (number, pause) in [0, 0, 0, 600, 1200, 2400].into_iter().enumerate() {
-        comes(&format!("guest-{number}"));
+        comes(&format!("guest{number}"));
         assert_eq!(is_due(), pause == 0, "without the pause of {pause} s");
         if pause > 0 {
             seconds_pass(pause / 2);
-            comes(&format!("other-{number}"));
+            comes(&format!("other{number}"));
             assert!(!is_due(), "one letter tells of both");
             seconds_pass(pause / 2);
             assert!(is_due(), "after {pause} s");
