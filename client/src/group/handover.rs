@@ -241,19 +241,10 @@ pub(crate) fn follows(tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
     })
 }
 
-fn is_due_to_enter(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+/// Whether this device is to come into a group: from outside, or from a place of its own there.
+pub(crate) fn is_due_to_enter(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM entries WHERE group_id = ?1)";
     Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
-}
-
-/// Whether this device is to come into a group in which it has no place of its own.
-pub(crate) fn waits_outside(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
-    Ok(is_due_to_enter(tx, id)?
-        && match GroupState::find(tx, id) {
-            Ok(Some(_)) => record::is_entering(tx, id)?,
-            Ok(None) | Err(Error::NotMember) => true,
-            Err(error) => return Err(error),
-        })
 }
 
 /// The groups that this device is to come into, and in which it met strangers.

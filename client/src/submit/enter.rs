@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use postern_protocol::{ds::GroupId, name::UserName, qs::QueueKind};
+use postern_protocol::{
+    ds::{CurrentGroup, GroupId},
+    name::UserName,
+    qs::QueueKind,
+};
 
 use super::{ATTEMPTS, Fate};
 use crate::{
     elsewhere,
     error::{Error, Result, UNPAID_RETRY, goes_on},
     event::Event,
-    group::{self, Differences, GroupState, Kind, strayed},
+    group::{self, Differences, GroupHandover, GroupState, Kind, PendingEntry, strayed},
     identity,
     mailbox::{Queue, add_addresses},
     session::Session,
@@ -38,7 +42,8 @@ impl Session {
         id: &GroupId,
         accepted: &Differences,
     ) -> Result<()> {
-        let done = self.come_in(step, id, accepted).await;
+        // Boxed: whatever a device does in a group may contain it.
+        let done = Box::pin(self.come_in(step, id, accepted)).await;
         if let Err(error) = &done {
             self.store.write(|tx| note(tx, id, error))?;
         }
@@ -56,20 +61,21 @@ impl Session {
         // read there is read now.
         self.settle(step, id).await?;
         self.drain(step, QueueKind::Group).await?;
-        let moves = |tx: &Tx<'_>| match GroupState::load(tx, id) {
-            Ok(mut group) if !group.is_leaving() && !group::is_entering(tx, id)? => {
-                group.stage_leaving(tx).map(|()| true)
-            }
-            Ok(_) | Err(Error::NotMember | Error::UnknownGroup(_)) => Ok(false),
+        let mut asked = BTreeSet::new();
+        let has_to_leave = |tx: &Tx<'_>| match GroupState::load(tx, id) {
+            Ok(group) => Ok(!group.is_leaving() && !group::is_entering(tx, id)?),
+            Err(Error::NotMember | Error::UnknownGroup(_)) => Ok(false),
             Err(error) => Err(error),
         };
-        if self.store.write(moves)?
-            && let Some(Fate::Refused(problem)) = self.settle(step, id).await?.of(Kind::Leave)
-        {
-            self.store.write(|tx| group::give_up_entry(tx, id))?;
-            return Err(problem.clone().into());
+        if self.store.read(has_to_leave)? {
+            self.look_before_leaving(&entry, accepted, &mut asked).await?;
+            self.store.write(|tx| GroupState::load(tx, id)?.stage_leaving(tx))?;
+            if let Some(Fate::Refused(problem)) = self.settle(step, id).await?.of(Kind::Leave) {
+                self.store.write(|tx| group::give_up_entry(tx, id))?;
+                return Err(problem.clone().into());
+            }
         }
-        let (mut asked, mut met) = (BTreeSet::new(), None);
+        let mut met = None;
         for _ in 0..ATTEMPTS {
             if self.store.read(|tx| GroupState::awaits(tx, id, Kind::Rejoin))? {
                 match self.settle(step, id).await?.of(Kind::Rejoin) {
@@ -81,30 +87,59 @@ impl Session {
                     return Ok(());
                 }
             }
-            let (fetch, user) = entry.handover.fetch_info();
-            let ds = self.ds(id)?;
-            // If it is refused the group is gone, or this user is in it no more, or with another key: another device says if
-            // there is a way.
-            let current = elsewhere::noted(&ds, ds.fetch_group_info(id, &fetch, &user).await)?;
-            match self.store.write(|tx| GroupState::enter(tx, &entry, &current, accepted)) {
-                Err(Error::Strangers(differences)) => {
-                    // Another device of a member, who may be this user, is no stranger if the AS confirms it.
-                    let unasked = to_ask_about(differences.users_to_ask_about(), &mut asked);
-                    if unasked.is_empty() {
-                        return Err(Error::Strangers(differences));
-                    }
-                    for user in unasked {
-                        goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
-                    }
-                    met = Some(differences);
-                }
-                done => {
-                    done?;
-                    met = None;
-                }
+            let current = self.fetch_handed_over(&entry.handover).await?;
+            met = match self.store.write(|tx| GroupState::enter(tx, &entry, &current, accepted)) {
+                Err(Error::Strangers(differences)) => Some(self.ask_about(differences, &mut asked).await?),
+                done => done.map(|()| None)?,
+            };
+        }
+        Err(met.map_or(Error::Contended(ATTEMPTS), Error::Strangers))
+    }
+
+    /// Looks whether this device would come in, before it leaves the place of its own that it has in the group: once it has
+    /// proposed that, the others remove it, whether it comes into the other place or not.
+    async fn look_before_leaving(
+        &self,
+        entry: &PendingEntry,
+        accepted: &Differences,
+        asked: &mut BTreeSet<UserName>,
+    ) -> Result<()> {
+        let mut met = None;
+        for _ in 0..ATTEMPTS {
+            let current = self.fetch_handed_over(&entry.handover).await?;
+            match self.store.trial(|tx| GroupState::enter(tx, entry, &current, accepted)) {
+                Err(Error::Strangers(differences)) => met = Some(self.ask_about(differences, asked).await?),
+                done => return done,
             }
         }
         Err(met.map_or(Error::Contended(ATTEMPTS), Error::Strangers))
+    }
+
+    /// Fetches a group that this device is to come into. If that is refused the group is gone, or this user is in it no more, or
+    /// with another key: another device says if there is a way.
+    async fn fetch_handed_over(&self, handover: &GroupHandover) -> Result<CurrentGroup> {
+        let (fetch, user) = handover.fetch_info();
+        let ds = self.ds(&handover.id)?;
+        elsewhere::noted(&ds, ds.fetch_group_info(&handover.id, &fetch, &user).await)
+    }
+
+    /// Asks the AS about strangers: another device of a member, who may be this user, is no stranger if it confirms that.
+    ///
+    /// # Errors
+    /// [`Error::Strangers`] where nobody is left to ask about.
+    async fn ask_about(
+        &self,
+        differences: Box<Differences>,
+        asked: &mut BTreeSet<UserName>,
+    ) -> Result<Box<Differences>> {
+        let unasked = to_ask_about(differences.users_to_ask_about(), asked);
+        if unasked.is_empty() {
+            return Err(Error::Strangers(differences));
+        }
+        for user in unasked {
+            goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
+        }
+        Ok(differences)
     }
 }
 

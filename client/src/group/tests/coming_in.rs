@@ -59,6 +59,12 @@ fn a_device_that_moves_into_its_users_place_takes_no_ghost_either() {
     let Error::Strangers(differences) = refused else { panic!("{refused}") };
     assert_eq!(differences.strangers.len(), 1);
     assert_eq!(tablet.members(&id).len(), 4, "it is where it was");
+    // It looks before it leaves its place.
+    let shown = alice.shown(&id);
+    let enters = |tx: &Tx<'_>| GroupState::enter(tx, &entry, &shown, &Differences::default());
+    tablet.store.trial(enters).unwrap();
+    assert!(tablet.outstanding(&id).is_none());
+    alice.receive(&tablet.say(&id, "still here")).unwrap();
 }
 
 /// With the group's id and policy, which the server knows, and nobody in it but itself.
