@@ -290,7 +290,7 @@ impl Event {
     }
 }
 
-/// Events that were not told yet, oldest first. Of members only the leaf keys are known.
+/// Events that were not told yet, oldest first. Members are as they were known when it was recorded.
 pub(crate) fn pending(tx: &Tx<'_>) -> Result<Vec<(EventId, Event)>> {
     let mut statement = tx.sql().prepare_cached("SELECT id, event FROM events ORDER BY id")?;
     let rows = statement

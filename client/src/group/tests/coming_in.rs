@@ -140,6 +140,16 @@ fn of_two_devices_that_come_in_at_once_the_later_one_knows_the_other_by_its_card
     let [stranger] = &differences.strangers[..] else { panic!("{differences:?}") };
     assert_eq!((stranger.user.as_ref(), stranger.verified), (Some(&bob.user), false));
     assert_eq!(differences.users_to_ask_about(), std::slice::from_ref(&bob.user));
+    // The user is told who it says to be, though its card was not kept.
+    let event = Event::Strangers {
+        group: id.clone(),
+        strangers: differences.strangers.clone(),
+        admins: Vec::new(),
+        removed: Vec::new(),
+        coming_in: true,
+    };
+    tablet.store.write(|tx| event.record(tx)).unwrap();
+    assert_eq!(tablet.events(), [event]);
     // The AS confirms it.
     tablet.knows(&[&bob, &laptop]);
     comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
