@@ -301,7 +301,8 @@ pub(crate) fn met_strangers(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
 fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
     tx.sql().execute(
         "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, ?2, 0, ?3)
-         ON CONFLICT (group_id) DO UPDATE SET handover = excluded.handover, due = excluded.due",
+         ON CONFLICT (group_id) DO UPDATE
+         SET handover = excluded.handover, due = excluded.due, strangers = 0",
         params![handover.id.to_mls(), encode(handover), integer(tx.now())],
     )?;
     Ok(())

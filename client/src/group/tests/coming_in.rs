@@ -180,6 +180,19 @@ fn a_device_that_its_user_has_stay_out_is_not_brought_in_again() {
 }
 
 #[test]
+fn of_strangers_a_user_is_told_again_once_the_group_was_handed_over_again() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    let groups = bob.store.read(handover).unwrap();
+    let meets = || tablet.store.write(|tx| crate::group::met_strangers(tx, &id)).unwrap();
+    for _ in 0..2 {
+        tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+        assert_eq!([(); 8].map(|()| meets()), [false, false, false, false, false, false, true, false]);
+    }
+}
+
+#[test]
 fn of_a_member_that_comes_and_goes_without_end_a_device_on_its_way_is_told_ever_more_seldom() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);

@@ -139,7 +139,7 @@ CREATE TABLE entries (
     address BLOB,                       -- where its messages are to go; null until the address was made
     attempts INTEGER NOT NULL,          -- that failed for good
     due INTEGER NOT NULL,               -- seconds since 1970: when to try
-    strangers INTEGER NOT NULL DEFAULT 0    -- attempts that met devices or admins of which nobody told this one
+    strangers INTEGER NOT NULL DEFAULT 0    -- attempts since it was told last that met devices or admins of which nobody told it
 ) STRICT;
 
 -- This user's devices that were told of a group, or have to be told again.
