@@ -59,7 +59,7 @@ pub(crate) struct GroupHandover {
     pub(super) roster: Roster,
 }
 
-/// What a device on its way compares with what it was told: the other users' leaves, and the policy.
+/// The leaves and the policy of a group: a device on its way compares those that the server shows with what it was told.
 pub(super) struct Outline {
     leaves: HashSet<UsersLeaf>,
     policy: GroupPolicy,
@@ -147,11 +147,11 @@ impl GroupState {
         retell(tx, &self.id, &on_their_way(tx, &self.id)?)
     }
 
-    /// What a device on its way compares with what it was told. Leaves of its own user show by their cards whose they are.
+    /// The leaves and the policy as they are now. Leaves of this device's own user are among them: a device may be unable to read
+    /// the cards that say whose they are, or is shown none.
     pub(super) fn outline(&self) -> Result<Outline> {
-        let own = self.own_leaf()?.pseudonym;
-        let leaves = places::leaves(&rules::leaves(&self.mls)).into_iter().filter(|(_, user)| *user != own);
-        Ok(Outline { leaves: leaves.collect(), policy: rules::policy(&self.mls)? })
+        let leaves = places::leaves(&rules::leaves(&self.mls)).into_iter().collect();
+        Ok(Outline { leaves, policy: rules::policy(&self.mls)? })
     }
 
     /// Notes, after a commit, that this user's other devices which are on their way have to be told of the group again, if others

@@ -156,6 +156,33 @@ fn of_two_devices_that_come_in_at_once_the_later_one_knows_the_other_by_its_card
 }
 
 #[test]
+fn of_two_devices_that_come_in_without_cards_the_later_one_is_told_of_the_other() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let [laptop, tablet] = [(); 2].map(|()| device_of(&bob, &issuer));
+    keep_own_devices(&bob, &[&laptop, &tablet]);
+    let client_key = tablet.account().client_key().public_key();
+    let groups = bob.store.read(handover).unwrap();
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    for device in [&laptop, &tablet] {
+        let client_key = device.account().client_key().public_key();
+        bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+    }
+    let entry = bring_in(&laptop, &bob, &id, &bob.shown(&id));
+    for other in [&alice, &bob, &mallory] {
+        other.receive(&entry).unwrap();
+    }
+    let shown = CurrentGroup { attributes: Vec::new(), ..alice.shown(&id) };
+    assert_eq!(strangers_to(&tablet, &id, &shown).strangers.len(), 1);
+    bob.receive(&laptop.send(&id)).unwrap();
+    let found = bob.store.read(crate::group::to_tell).unwrap();
+    let [(told, group)] = &found[..] else { panic!("{} devices are to be told", found.len()) };
+    assert_eq!(*told, client_key, "the other one is in");
+    tablet.store.write(|tx| take_over(tx, std::slice::from_ref(group))).unwrap();
+    comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
+}
+
+#[test]
 fn a_device_that_its_user_has_stay_out_is_not_brought_in_again() {
     let issuer = SigningKey::generate();
     let ([_, bob, _], id) = three(&issuer);
