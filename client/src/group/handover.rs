@@ -44,6 +44,8 @@ const TOLD_OF_STRANGERS: u32 = 7;
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct GroupHandover {
     pub id: GroupId,
+    /// The epoch of which this is.
+    epoch: u64,
     pub state_key: StateKey,
     pub title: String,
     /// The title's number.
@@ -181,6 +183,7 @@ impl GroupState {
         let (title, titled) = record::numbered_title(tx, &self.id)?;
         Ok(Some(GroupHandover {
             id: self.id.clone(),
+            epoch: self.epoch(),
             state_key: self.state_key()?,
             title,
             titled,
@@ -297,8 +300,13 @@ pub(crate) fn met_strangers(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     Ok(attempts == Some(TOLD_OF_STRANGERS))
 }
 
-/// Has this device come into a group, with the user's key as it is now.
+/// Has this device come into a group, with the user's key as it is now. What a device hands over that is behind another one
+/// changes nothing, unless what is known leads nowhere: a DS that was restored (QS-12) may have refused it.
 fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
+    let is_behind = kept_handover(tx, &handover.id)?.is_some_and(|kept| kept.epoch > handover.epoch);
+    if is_behind && !has_failed(tx, &handover.id)? {
+        return Ok(());
+    }
     tx.sql().execute(
         "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, ?2, 0, ?3)
          ON CONFLICT (group_id) DO UPDATE
@@ -306,6 +314,13 @@ fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
         params![handover.id.to_mls(), encode(handover), integer(tx.now())],
     )?;
     Ok(())
+}
+
+/// Whether the last attempt to come in failed for good: its address is gone.
+fn has_failed(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM entries WHERE group_id = ?1 AND attempts > 0 AND address IS NULL)";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
 }
 
 /// The groups that it is time to come into.

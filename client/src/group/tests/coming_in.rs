@@ -207,6 +207,28 @@ fn a_device_that_its_user_has_stay_out_is_not_brought_in_again() {
 }
 
 #[test]
+fn what_an_idle_device_hands_over_does_not_replace_what_is_newer() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    let older = bob.store.read(handover).unwrap();
+    bob.receive(&alice.add(&id, &[&person("carol", &issuer)])).unwrap();
+    let newer = bob.store.read(handover).unwrap();
+    let takes = |groups: &[handover::GroupHandover]| tablet.store.write(|tx| take_over(tx, groups)).unwrap();
+    takes(&newer);
+    takes(&older);
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+
+    // Where the DS refuses the newer one, it may have been restored to an earlier state.
+    let phone = device_of(&bob, &issuer);
+    let takes = |groups: &[handover::GroupHandover]| phone.store.write(|tx| take_over(tx, groups)).unwrap();
+    takes(&newer);
+    phone.store.write(|tx| crate::group::entry_failed(tx, &id)).unwrap();
+    takes(&older);
+    assert_eq!(strangers_to(&phone, &id, &alice.shown(&id)).strangers.len(), 1);
+}
+
+#[test]
 fn of_strangers_a_user_is_told_again_once_the_group_was_handed_over_again() {
     let issuer = SigningKey::generate();
     let ([_, bob, _], id) = three(&issuer);
