@@ -57,7 +57,7 @@ pub(crate) struct GroupHandover {
     user_seed: [u8; 32],
     /// Key that opens the attributes of leaves (AES-256), if it is known.
     pub attributes_key: Option<[u8; 32]>,
-    /// Who is in the group and who its admins are, as far as the device knows that hands it over.
+    /// The devices in the group and its admins, as far as the device knows that hands it over.
     pub(super) roster: Roster,
 }
 
@@ -262,7 +262,7 @@ pub(crate) fn left_to_person(tx: &Tx<'_>) -> Result<Vec<GroupSummary>> {
     handovers.iter().map(summary).collect()
 }
 
-/// What this device was told of a group that it is to come into.
+/// The handover by which this device is to come into a group.
 fn kept_handover(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupHandover>> {
     let sql = "SELECT handover FROM entries WHERE group_id = ?1";
     let handover: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;

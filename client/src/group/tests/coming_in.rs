@@ -17,7 +17,7 @@ fn comes_in(device: &Person, id: &GroupId, shown: &CurrentGroup, accepted: &Diff
     })
 }
 
-/// What a device does not know by whose will it came into the group that the server shows.
+/// The differences for which a device does not come into the group that the server shows.
 fn strangers_to(device: &Person, id: &GroupId, shown: &CurrentGroup) -> Differences {
     let refused = comes_in(device, id, shown, &Differences::default()).unwrap_err();
     let Error::Strangers(differences) = refused else { panic!("{refused}") };
@@ -67,7 +67,7 @@ fn a_device_that_moves_into_its_users_place_takes_no_ghost_either() {
     alice.receive(&tablet.say(&id, "still here")).unwrap();
 }
 
-/// With the group's id and policy, which the server knows, and nobody in it but itself.
+/// The server knows the group's id and policy, and makes a group of its own with them.
 #[test]
 fn a_further_device_does_not_come_into_a_group_that_the_server_made_up() {
     let issuer = SigningKey::generate();
