@@ -65,15 +65,16 @@ impl Session {
         goes_on(self.commit_where_due(step).await)?;
         // Before deposits: where a token was replaced, a letter asks for the new one.
         goes_on(key_packages::fetch_key_packages(store, api).await)?;
+        for group in store.read(invitations::waiting_groups)? {
+            goes_on(self.add_invited(step, &group).await)?;
+        }
+        // After everything that changes who is in a group: a device on its way takes nobody of whom it was not told.
         goes_on(self.tell_own_devices().await)?;
         goes_on(contact::write_news(store, api).await)?;
         goes_on(contact::deliver_deposits(store, api).await)?;
         goes_on(contact::look_after_contacts(store, api, &self.options).await)?;
         goes_on(elsewhere::compare_keys(store, api).await)?;
         store.write(contact::forget_met)?;
-        for group in store.read(invitations::waiting_groups)? {
-            goes_on(self.add_invited(step, &group).await)?;
-        }
         for group in store.read(group::waiting_groups)? {
             goes_on(self.introduce(step, &group).await)?;
         }

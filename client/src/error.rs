@@ -113,7 +113,7 @@ pub enum Error {
     #[error("the members changed meanwhile: look again whom this would remove")]
     MembersChanged,
     #[error(
-        "members came in, or became admins, and this device cannot tell by whose will: accept them, or found the group anew"
+        "members came in, or became admins, and this device cannot tell by whose will: accept them, or block the group, or found it anew"
     )]
     Strangers(Box<Differences>),
     #[error("none of the user's devices can be reached yet: each can be once its registration is finished")]

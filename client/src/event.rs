@@ -80,8 +80,14 @@ pub enum Event {
     /// While this device could not follow the group, these came in, or became admins, and it cannot tell
     /// by whose will: a member and the server together may have made them up. This device does not come
     /// back until its user takes the group as the server has it. Nor does it come into a group that another device of its user's
-    /// handed over, until that one tells of them, or its user takes them.
-    Strangers { group: GroupId, strangers: Vec<Member>, admins: Vec<Member>, removed: Vec<Member> },
+    /// handed over (`coming_in`), until that one tells of them, or its user takes them; a user who does not blocks the group.
+    Strangers {
+        group: GroupId,
+        strangers: Vec<Member>,
+        admins: Vec<Member>,
+        removed: Vec<Member>,
+        coming_in: bool,
+    },
     /// Users that are admins and were not when this device last knew, which its user accepted.
     AdminsFound { group: GroupId, epoch: u64, admins: Vec<Member> },
     /// A member's user began its identity anew, as the AS shows (AS-8). It counts as unknown until a person
@@ -284,7 +290,7 @@ impl Event {
     }
 }
 
-/// Events that were not told yet, oldest first. Of members only the leaf keys are known.
+/// Events that were not told yet, oldest first. Members are as they were known when it was recorded.
 pub(crate) fn pending(tx: &Tx<'_>) -> Result<Vec<(EventId, Event)>> {
     let mut statement = tx.sql().prepare_cached("SELECT id, event FROM events ORDER BY id")?;
     let rows = statement

@@ -167,12 +167,18 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         Event::Changed { added, removed, .. } => {
             format!("meanwhile came: {}; went: {}", list(added), list(removed))
         }
-        Event::Strangers { strangers, admins, removed, .. } => format!(
-            "this device does not come back, or in, by itself: it cannot tell who let in {}, and who made these \
-             admins: {}; went: {}. `rejoin` accepts them, `refound` founds another group",
+        Event::Strangers { strangers, admins, removed, coming_in, .. } => format!(
+            "this device does not come {} by itself: it cannot tell who let in {}, and who made these admins: {}; went: {}. \
+             `rejoin` accepts them, {}",
+            if *coming_in { "to where your other devices are in the group" } else { "back" },
             list(strangers),
             list(admins),
-            list(removed)
+            list(removed),
+            if *coming_in {
+                "`block-group` has this device stay out, and they may tell of them yet"
+            } else {
+                "`refound` founds another group"
+            }
         ),
         Event::MemberReset { user, .. } => format!(
             "{user} began anew, with other devices: whoever it is counts as unknown until you accept it"

@@ -110,8 +110,9 @@ impl Client {
     /// of it.
     ///
     /// # Errors
-    /// As [`Self::look_up`]; [`IdentityError::Split`](crate::IdentityError::Split) for a history that does not
-    /// lead to what was seen.
+    /// As [`Self::look_up`]; [`IdentityError::History`](crate::IdentityError::History) for a commit that no device of the user
+    /// may have made, and [`IdentityError::Split`](crate::IdentityError::Split) for a history that does not lead to what was
+    /// seen.
     pub async fn audit(&self, user: &UserName) -> Result<Audit> {
         identity::audit(&self.session.api, &self.session.store, user).await
     }

@@ -33,14 +33,19 @@ use crate::{
 const TELL_AGAIN: u64 = 10 * 60;
 /// The longest pause between two attempts, in seconds.
 const LONGEST_PAUSE: u64 = 24 * 60 * 60;
-/// The attempt to come in whose strangers the user is told of: by then another device has told of members that came meanwhile,
-/// if it is in use.
-const TOLD_OF_STRANGERS: u32 = 4;
+/// Letters about changes that a device on its way is written at once. After these there is a pause between two, which begins
+/// with [`TELL_AGAIN`] and doubles: a member that comes and goes without end does not fill the device's mailbox.
+const RETOLD_AT_ONCE: u32 = 3;
+/// The attempt to come in whose strangers the user is told of. It comes some 23 minutes after the first one: another device that
+/// is in use tells of members that came meanwhile after [`TELL_AGAIN`] at the latest, unless they come and go without end.
+const TOLD_OF_STRANGERS: u32 = 7;
 
 /// The secrets with which a further device of this user comes into a group by external commit (DS-7).
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct GroupHandover {
     pub id: GroupId,
+    /// The epoch of which this is.
+    epoch: u64,
     pub state_key: StateKey,
     pub title: String,
     /// The title's number.
@@ -52,11 +57,11 @@ pub(crate) struct GroupHandover {
     user_seed: [u8; 32],
     /// Key that opens the attributes of leaves (AES-256), if it is known.
     pub attributes_key: Option<[u8; 32]>,
-    /// Who is in the group and who its admins are, as far as the device knows that hands it over.
+    /// The devices in the group and its admins, as far as the device knows that hands it over.
     pub(super) roster: Roster,
 }
 
-/// What a device on its way compares with what it was told: the other users' leaves, and the policy.
+/// The leaves and the policy of a group: a device on its way compares those that the server shows with what it was told.
 pub(super) struct Outline {
     leaves: HashSet<UsersLeaf>,
     policy: GroupPolicy,
@@ -144,11 +149,11 @@ impl GroupState {
         retell(tx, &self.id, &on_their_way(tx, &self.id)?)
     }
 
-    /// What a device on its way compares with what it was told. Leaves of its own user show by their cards whose they are.
+    /// The leaves and the policy as they are now. Leaves of this device's own user are among them: a device may be unable to read
+    /// the cards that say whose they are, or is shown none.
     pub(super) fn outline(&self) -> Result<Outline> {
-        let own = self.own_leaf()?.pseudonym;
-        let leaves = places::leaves(&rules::leaves(&self.mls)).into_iter().filter(|(_, user)| *user != own);
-        Ok(Outline { leaves: leaves.collect(), policy: rules::policy(&self.mls)? })
+        let leaves = places::leaves(&rules::leaves(&self.mls)).into_iter().collect();
+        Ok(Outline { leaves, policy: rules::policy(&self.mls)? })
     }
 
     /// Notes, after a commit, that this user's other devices which are on their way have to be told of the group again, if others
@@ -158,14 +163,7 @@ impl GroupState {
         if now.policy == before.policy && now.leaves.is_subset(&before.leaves) {
             return Ok(());
         }
-        for client_key in on_their_way(tx, &self.id)? {
-            // One that is in by then needs to be told of nothing.
-            tx.sql().execute(
-                "UPDATE told_devices SET told = 0, tries = 0, due = 0 WHERE group_id = ?1 AND client_key = ?2",
-                params![self.id.to_mls(), client_key.as_bytes()],
-            )?;
-        }
-        Ok(())
+        on_their_way(tx, &self.id)?.iter().try_for_each(|device| retell_change(tx, &self.id, device))
     }
 
     /// Whether this device's leaf has a later user key than one of another device of the user's, which may not know it then.
@@ -185,6 +183,7 @@ impl GroupState {
         let (title, titled) = record::numbered_title(tx, &self.id)?;
         Ok(Some(GroupHandover {
             id: self.id.clone(),
+            epoch: self.epoch(),
             state_key: self.state_key()?,
             title,
             titled,
@@ -245,19 +244,10 @@ pub(crate) fn follows(tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
     })
 }
 
-fn is_due_to_enter(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+/// Whether this device is to come into a group: from outside, or from a place of its own there.
+pub(crate) fn is_due_to_enter(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM entries WHERE group_id = ?1)";
     Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
-}
-
-/// Whether this device is to come into a group in which it has no place of its own.
-pub(crate) fn waits_outside(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
-    Ok(is_due_to_enter(tx, id)?
-        && match GroupState::find(tx, id) {
-            Ok(Some(_)) => record::is_entering(tx, id)?,
-            Ok(None) | Err(Error::NotMember) => true,
-            Err(error) => return Err(error),
-        })
 }
 
 /// The groups that this device is to come into, and in which it met strangers.
@@ -272,12 +262,35 @@ pub(crate) fn left_to_person(tx: &Tx<'_>) -> Result<Vec<GroupSummary>> {
     handovers.iter().map(summary).collect()
 }
 
-/// The roster of a group that this device is to come into.
-pub(super) fn roster(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Roster>> {
+/// The handover by which this device is to come into a group.
+fn kept_handover(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupHandover>> {
     let sql = "SELECT handover FROM entries WHERE group_id = ?1";
     let handover: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
-    let roster = |bytes: Vec<u8>| decode(&bytes, "a handover").map(|it: GroupHandover| it.roster);
-    handover.map(roster).transpose()
+    handover.map(|bytes| decode(&bytes, "a handover")).transpose()
+}
+
+/// The roster of a group that this device is to come into.
+pub(super) fn roster(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Roster>> {
+    Ok(kept_handover(tx, id)?.map(|handover| handover.roster))
+}
+
+/// Has this device stay out of a group that it is to come into, by its user's will: none of the user's other devices brings it
+/// in. False if it is in the group, or is not to come in.
+pub(crate) fn stay_out(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    match GroupState::find(tx, id) {
+        Ok(Some(_)) => return Ok(false),
+        Ok(None) | Err(Error::NotMember) => {}
+        Err(error) => return Err(error),
+    }
+    let Some(handover) = kept_handover(tx, id)? else { return Ok(false) };
+    give_up_entry(tx, id)?;
+    if record::find(tx, id)?.is_none() {
+        // It never had a leaf: this is nobody's key.
+        record::insert(tx, id, &handover.title, &SigningKey::generate().public_key())?;
+        record::deactivate(tx, id)?;
+    }
+    record::block(tx, id)?;
+    Ok(true)
 }
 
 /// Notes that an attempt to come in met strangers. Returns whether the user is to be told.
@@ -287,14 +300,27 @@ pub(crate) fn met_strangers(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     Ok(attempts == Some(TOLD_OF_STRANGERS))
 }
 
-/// Has this device come into a group, with the user's key as it is now.
+/// Has this device come into a group, with the user's key as it is now. What a device hands over that is behind another one
+/// changes nothing, unless what is known leads nowhere: a DS that was restored (QS-12) may have refused it.
 fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
+    let is_behind = kept_handover(tx, &handover.id)?.is_some_and(|kept| kept.epoch > handover.epoch);
+    if is_behind && !has_failed(tx, &handover.id)? {
+        return Ok(());
+    }
     tx.sql().execute(
         "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, ?2, 0, ?3)
-         ON CONFLICT (group_id) DO UPDATE SET handover = excluded.handover, due = excluded.due",
+         ON CONFLICT (group_id) DO UPDATE
+         SET handover = excluded.handover, due = excluded.due, strangers = 0",
         params![handover.id.to_mls(), encode(handover), integer(tx.now())],
     )?;
     Ok(())
+}
+
+/// Whether the last attempt to come in failed for good: its address is gone.
+fn has_failed(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM entries WHERE group_id = ?1 AND attempts > 0 AND address IS NULL)";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
 }
 
 /// The groups that it is time to come into.
@@ -336,8 +362,8 @@ pub(crate) fn entry(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PendingEntry>> {
     Ok(Some(PendingEntry { handover: decode(&handover, "a handover")?, delivery }))
 }
 
-/// This device is in, or is not to come in: nothing is left to do.
-pub(crate) fn drop_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// This device is in: nothing is left to do.
+pub(super) fn drop_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     tx.sql().execute("DELETE FROM entries WHERE group_id = ?1", [id.to_mls()])?;
     Ok(())
 }
@@ -348,15 +374,27 @@ pub(crate) fn forget_entry_addresses(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
+/// This device is not to come in any more.
+pub(crate) fn give_up_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    revoke_entry_address(tx, id)?;
+    drop_entry(tx, id)
+}
+
 /// An attempt failed for good; another one, with another address, comes later.
 pub(crate) fn entry_failed(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    revoke_entry_address(tx, id)?;
+    put_off_entry(tx, id)
+}
+
+/// Has the address lead nowhere that was made for an attempt to come in.
+fn revoke_entry_address(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let sql = "SELECT address FROM entries WHERE group_id = ?1 AND address IS NOT NULL";
     let address: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
     if let Some(address) = address {
         mailbox::revoke_later(tx, &fixed(&address, "an address")?)?;
         tx.sql().execute("UPDATE entries SET address = NULL WHERE group_id = ?1", [id.to_mls()])?;
     }
-    put_off_entry(tx, id)
+    Ok(())
 }
 
 /// The next attempt comes later, and each further one after a longer pause.
@@ -437,18 +475,40 @@ fn need(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<Option<Need
 pub(crate) fn retell(tx: &Tx<'_>, id: &GroupId, devices: &[PublicKey]) -> Result<()> {
     for client_key in devices {
         tx.sql().execute(
-            "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, tries, due)
-             VALUES (?1, ?2, 2, 0, 0)",
+            "INSERT INTO told_devices (group_id, client_key, told, tries, due) VALUES (?1, ?2, 2, 0, 0)
+             ON CONFLICT (group_id, client_key) DO UPDATE SET told = 2, tries = 0, due = 0",
             params![id.to_mls(), client_key.as_bytes()],
         )?;
     }
     Ok(())
 }
 
-/// The devices of this user that were told of a group and did not show themselves in it yet.
+/// Notes that a device that was told of a group has to be told of a change: at once, or after the pause since it was told last.
+/// Changes until then come with the same letter, and one that is in by then needs to be told of nothing.
+fn retell_change(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<()> {
+    let sql = "UPDATE told_devices SET told = 0, tries = 0, retold = retold + 1
+                WHERE group_id = ?1 AND client_key = ?2 AND told = 1 RETURNING retold, due";
+    let row: Option<(u32, u64)> = tx
+        .sql()
+        .query_row(sql, params![id.to_mls(), client_key.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((retold, told)) = row else { return Ok(()) };
+    let pause = match retold.checked_sub(RETOLD_AT_ONCE + 1) {
+        None => 0,
+        Some(further) => TELL_AGAIN.saturating_mul(2u64.saturating_pow(further)).min(LONGEST_PAUSE),
+    };
+    tx.sql().execute(
+        "UPDATE told_devices SET due = ?3 WHERE group_id = ?1 AND client_key = ?2",
+        params![id.to_mls(), client_key.as_bytes(), integer(told.saturating_add(pause))],
+    )?;
+    Ok(())
+}
+
+/// The devices of this user that were told of a group, if not of what changed since, and did not show themselves in it yet.
 fn on_their_way(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<PublicKey>> {
     let mut statement = tx.sql().prepare_cached(
-        "SELECT t.client_key FROM told_devices t WHERE t.group_id = ?1 AND t.told = 1 AND NOT EXISTS
+        "SELECT t.client_key FROM told_devices t
+          WHERE t.group_id = ?1 AND (t.told = 1 OR t.told = 0 AND t.retold > 0) AND NOT EXISTS
              (SELECT 1 FROM links l WHERE l.group_id = t.group_id AND l.client_key = t.client_key)",
     )?;
     let keys = statement.query_map([id.to_mls()], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
@@ -463,8 +523,9 @@ pub(crate) fn retell_all(tx: &Tx<'_>, device: &PublicKey) -> Result<()> {
 /// Notes that a device was told of a group.
 pub(crate) fn told(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<()> {
     tx.sql().execute(
-        "INSERT OR REPLACE INTO told_devices (group_id, client_key, told, tries, due) VALUES (?1, ?2, 1, 0, 0)",
-        params![id.to_mls(), client_key.as_bytes()],
+        "INSERT INTO told_devices (group_id, client_key, told, tries, due) VALUES (?1, ?2, 1, 0, ?3)
+         ON CONFLICT (group_id, client_key) DO UPDATE SET told = 1, tries = 0, due = excluded.due",
+        params![id.to_mls(), client_key.as_bytes(), integer(tx.now())],
     )?;
     Ok(())
 }

@@ -116,7 +116,7 @@ impl GroupState {
     /// it in again.
     pub(crate) fn quit(&mut self, tx: &Tx<'_>) -> Result<()> {
         self.end(tx)?;
-        handover::drop_entry(tx, &self.id)?;
+        handover::give_up_entry(tx, &self.id)?;
         record::block(tx, &self.id)
     }
 

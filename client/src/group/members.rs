@@ -85,11 +85,19 @@ pub(crate) fn history(tx: &Tx<'_>, id: &GroupId, number: u64) -> Result<Vec<Hist
     kept.into_iter().map(entry).collect()
 }
 
-/// Names the members in an event.
+/// Names the members in an event. A device that this one did not come in with is as it was when the event was recorded: the
+/// link that it showed was not kept.
 fn name_members(tx: &Tx<'_>, event: &mut Event) -> Result<()> {
     let Some(group) = event.group().cloned() else { return Ok(()) };
     for member in event.members_mut() {
-        *member = resolve(tx, &group, member.leaf_key)?;
+        let known = resolve(tx, &group, member.leaf_key)?;
+        let Some(client_key) = member.client_key.filter(|_| known.client_key.is_none()) else {
+            *member = known;
+            continue;
+        };
+        let confirmed = identity::confirmed(tx, &client_key)?;
+        member.verified = confirmed.is_some();
+        member.user = confirmed.or_else(|| member.user.take());
     }
     Ok(())
 }

@@ -49,9 +49,9 @@ pub(crate) use self::{
     commit::{Invited, add_invited, add_invited_client, invited, why_not_added},
     evict::{evict, evicted, eviction_failed, evictions, next_eviction, remove_own_device},
     handover::{
-        GroupHandover, drop_entry, entries_due, entry, entry_failed, follows, forget_entry_addresses,
-        handover, left_to_person, met_strangers, next_entry, not_told, postpone_entry, put_off_entry, retell,
-        retell_all, take_over, to_tell, told, waits_outside,
+        GroupHandover, PendingEntry, entries_due, entry, entry_failed, follows, forget_entry_addresses,
+        give_up_entry, handover, is_due_to_enter, left_to_person, met_strangers, next_entry, not_told,
+        postpone_entry, put_off_entry, retell, retell_all, stay_out, take_over, to_tell, told,
     },
     introduce::{introduce, waiting_groups},
     join::{forget_early, join, join_at_last, join_later, late_welcomes, take_early, tree_of_welcome},

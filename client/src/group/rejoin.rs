@@ -55,9 +55,17 @@ pub struct Differences {
     pub removed: Vec<Member>,
     /// Users that may add and remove others now and could not before.
     promoted: BTreeSet<Pseudonym>,
+    /// The users that strangers in known users' places say they are, in the order of the tree, as far as no lookup confirmed it:
+    /// another one may.
+    unconfirmed: Vec<UserName>,
 }
 
 impl Differences {
+    /// The users of whom a lookup may show that a stranger is a further device of theirs.
+    pub(crate) fn users_to_ask_about(&self) -> &[UserName] {
+        &self.unconfirmed
+    }
+
     /// Whether nothing of it needs a person's consent.
     fn is_harmless(&self) -> bool {
         self.strangers.is_empty() && self.promoted.is_empty()
@@ -335,9 +343,13 @@ impl GroupState {
                 || self.is_further_device(tx, &before.leaves, leaf, &member)?;
             if was.is_none() && is_known {
                 differences.added.push(member);
-            } else {
-                differences.strangers.push(member);
+                continue;
             }
+            let is_in_known_place = before.leaves.values().any(|old| old.pseudonym == leaf.pseudonym);
+            if was.is_none() && is_in_known_place && !member.verified {
+                differences.unconfirmed.extend(member.user.clone());
+            }
+            differences.strangers.push(member);
         }
         let mut gone: Vec<_> = before.leaves.iter().collect();
         gone.sort_by_key(|(index, _)| **index);

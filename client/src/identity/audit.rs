@@ -49,7 +49,8 @@ pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) ->
     let mut ended: Option<Vec<Transcript>> = None;
     for incarnation in 0..kept.eid.incarnation {
         let record = api.record(name, Some((incarnation, 0))).await?;
-        let history = History::replay(name, &record, incarnation, previous_end.as_ref(), &record.commits)?;
+        let history = History::replay(name, &record, incarnation, previous_end.as_ref(), &record.commits);
+        let history = history.await?;
         let end = history.states.last().copied().ok_or(IdentityError::Split)?;
         let claimed = ended.get_or_insert(record.ended).get(incarnation as usize).copied();
         if claimed != Some(end.transcript) {
@@ -62,7 +63,7 @@ pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) ->
     // Commits since the lookup are the next lookup's matter.
     let known = usize::try_from(kept.eid.epoch).ok().and_then(|epoch| record.commits.get(..epoch));
     let known = known.ok_or(IdentityError::RolledBack)?;
-    let history = History::replay(name, &record, kept.eid.incarnation, previous_end.as_ref(), known)?;
+    let history = History::replay(name, &record, kept.eid.incarnation, previous_end.as_ref(), known).await?;
     history.check(&kept)?;
     let History { founder, states, .. } = history;
     store.write(|tx| {
@@ -97,7 +98,8 @@ struct History {
 }
 
 impl History {
-    fn replay(
+    /// Replays the commits of a record, and lets other tasks run between them: there may be thousands.
+    async fn replay(
         name: &UserName,
         record: &UserRecord,
         incarnation: u32,
@@ -112,6 +114,7 @@ impl History {
             EidState::founded(incarnation, Transcript::founded(previous_end, group_info, ratchet_tree));
         let mut states = vec![state];
         for commit in commits {
+            tokio::task::yield_now().await;
             public_eid.follow(name, commit)?;
             state = state.followed_by(commit.as_bytes());
             states.push(state);

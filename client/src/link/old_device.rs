@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use postern_protocol::{Payload, PublicKey, key::SigningKey, rendezvous::Side};
+use postern_protocol::{Payload, PublicKey, key::SigningKey, qs::QueueKind, rendezvous::Side};
 
 use super::{
     Done, Handover, LinkCode, Linking, Offer, Request, Stage, added, agreement, channel::Channel,
     code::Words, ends_it, give_up,
 };
 use crate::{
-    error::{Error, LinkError, Result},
+    error::{Error, LinkError, Result, goes_on},
     identity::eid::{self, NewDevice},
     session::Session,
     store::Tx,
@@ -182,9 +182,16 @@ pub(crate) fn parse_device(session: &Session, key_package: &[u8]) -> Result<NewD
         .ok_or(Error::BadBlob("link request"))
 }
 
-/// Adds a device to the user's identity, where it has so many seconds to show up. Returns what it is to be handed.
+/// Reads what came of the groups, and adds a device to the user's identity, where it has so many seconds to show up. Returns
+/// what it is to be handed.
 pub(crate) async fn hand_over(session: &Session, device: &NewDevice, seconds: u64) -> Result<Handover> {
-    let _step = session.store.step().await?;
+    let step = session.store.step().await?;
+    // The groups are handed over as they are now: the device takes nobody in them of whom it was not told. A queue whose
+    // promise the server broke keeps nobody from having another device.
+    match Box::pin(session.drain(&step, QueueKind::Group)).await {
+        Err(Error::Queue(_)) => {}
+        drained => goes_on(drained)?,
+    }
     session.store.write(|tx| added::expect(tx, &device.client_key, seconds))?;
     let welcome = eid::add(&session.api, &session.store, &session.account, device).await?;
     session.store.read(|tx| Handover::new(tx, welcome))

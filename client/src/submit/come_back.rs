@@ -71,6 +71,7 @@ impl Session {
                     strangers: differences.strangers.clone(),
                     admins: differences.admins.clone(),
                     removed: differences.removed.clone(),
+                    coming_in: false,
                 }
                 .record(tx)
             });
@@ -191,10 +192,10 @@ impl Session {
     /// # Errors
     /// [`Error::Strangers`] where the group differs by more than a person accepted.
     pub(crate) async fn rejoin(&self, step: &Step<'_>, id: &GroupId, accepted: &Differences) -> Result<()> {
-        let waits_outside = |tx: &Tx<'_>| {
-            Ok(strayed::state(tx, id)? == strayed::State::Follows && group::waits_outside(tx, id)?)
+        let is_to_come_in = |tx: &Tx<'_>| {
+            Ok(strayed::state(tx, id)? == strayed::State::Follows && group::is_due_to_enter(tx, id)?)
         };
-        if self.store.read(waits_outside)? {
+        if self.store.read(is_to_come_in)? {
             return self.enter_accepting(step, id, accepted).await;
         }
         // Messages that can still be read are read now: afterwards none of them can be.

@@ -2,19 +2,26 @@
 
 use std::collections::BTreeSet;
 
-use postern_protocol::{ds::GroupId, name::UserName, qs::QueueKind};
+use postern_protocol::{
+    ds::{CurrentGroup, GroupId},
+    name::UserName,
+    qs::QueueKind,
+};
 
 use super::{ATTEMPTS, Fate};
 use crate::{
     elsewhere,
     error::{Error, Result, UNPAID_RETRY, goes_on},
     event::Event,
-    group::{self, Differences, GroupState, Kind, strayed},
+    group::{self, Differences, GroupHandover, GroupState, Kind, PendingEntry, strayed},
     identity,
     mailbox::{Queue, add_addresses},
     session::Session,
     store::{Step, Tx},
 };
+
+/// The most users about whom the AS is asked in one attempt to come in.
+const MOST_ASKED_ABOUT: usize = 12;
 
 impl Session {
     /// Comes into a group that another device of this user handed over (DS-7).
@@ -35,7 +42,8 @@ impl Session {
         id: &GroupId,
         accepted: &Differences,
     ) -> Result<()> {
-        let done = self.come_in(step, id, accepted).await;
+        // Boxed: whatever a device does in a group may contain it.
+        let done = Box::pin(self.come_in(step, id, accepted)).await;
         if let Err(error) = &done {
             self.store.write(|tx| note(tx, id, error))?;
         }
@@ -53,20 +61,21 @@ impl Session {
         // read there is read now.
         self.settle(step, id).await?;
         self.drain(step, QueueKind::Group).await?;
-        let moves = |tx: &Tx<'_>| match GroupState::load(tx, id) {
-            Ok(mut group) if !group.is_leaving() && !group::is_entering(tx, id)? => {
-                group.stage_leaving(tx).map(|()| true)
-            }
-            Ok(_) | Err(Error::NotMember | Error::UnknownGroup(_)) => Ok(false),
+        let mut asked = BTreeSet::new();
+        let has_to_leave = |tx: &Tx<'_>| match GroupState::load(tx, id) {
+            Ok(group) => Ok(!group.is_leaving() && !group::is_entering(tx, id)?),
+            Err(Error::NotMember | Error::UnknownGroup(_)) => Ok(false),
             Err(error) => Err(error),
         };
-        if self.store.write(moves)?
-            && let Some(Fate::Refused(problem)) = self.settle(step, id).await?.of(Kind::Leave)
-        {
-            self.store.write(|tx| group::drop_entry(tx, id))?;
-            return Err(problem.clone().into());
+        if self.store.read(has_to_leave)? {
+            self.look_before_leaving(&entry, accepted, &mut asked).await?;
+            self.store.write(|tx| GroupState::load(tx, id)?.stage_leaving(tx))?;
+            if let Some(Fate::Refused(problem)) = self.settle(step, id).await?.of(Kind::Leave) {
+                self.store.write(|tx| group::give_up_entry(tx, id))?;
+                return Err(problem.clone().into());
+            }
         }
-        let mut asked = BTreeSet::new();
+        let mut met = None;
         for _ in 0..ATTEMPTS {
             if self.store.read(|tx| GroupState::awaits(tx, id, Kind::Rejoin))? {
                 match self.settle(step, id).await?.of(Kind::Rejoin) {
@@ -78,34 +87,72 @@ impl Session {
                     return Ok(());
                 }
             }
-            let (fetch, user) = entry.handover.fetch_info();
-            let ds = self.ds(id)?;
-            // If it is refused the group is gone, or this user is in it no more, or with another key: another device says if
-            // there is a way.
-            let current = elsewhere::noted(&ds, ds.fetch_group_info(id, &fetch, &user).await)?;
-            match self.store.write(|tx| GroupState::enter(tx, &entry, &current, accepted)) {
-                Err(Error::Strangers(differences)) => {
-                    // Another device of a member, who may be this user, is none if the AS confirms it.
-                    let unasked = to_ask_about(&differences, &mut asked);
-                    if unasked.is_empty() {
-                        return Err(Error::Strangers(differences));
-                    }
-                    for user in unasked {
-                        goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
-                    }
-                }
-                done => done?,
+            let current = self.fetch_handed_over(&entry.handover).await?;
+            met = match self.store.write(|tx| GroupState::enter(tx, &entry, &current, accepted)) {
+                Err(Error::Strangers(differences)) => Some(self.ask_about(differences, &mut asked).await?),
+                done => done.map(|()| None)?,
+            };
+        }
+        Err(met.map_or(Error::Contended(ATTEMPTS), Error::Strangers))
+    }
+
+    /// Looks whether this device would come in, before it leaves the place of its own that it has in the group: once it has
+    /// proposed that, the others remove it, whether it comes into the other place or not.
+    async fn look_before_leaving(
+        &self,
+        entry: &PendingEntry,
+        accepted: &Differences,
+        asked: &mut BTreeSet<UserName>,
+    ) -> Result<()> {
+        let mut met = None;
+        for _ in 0..ATTEMPTS {
+            let current = self.fetch_handed_over(&entry.handover).await?;
+            match self.store.trial(|tx| GroupState::enter(tx, entry, &current, accepted)) {
+                Err(Error::Strangers(differences)) => met = Some(self.ask_about(differences, asked).await?),
+                done => return done,
             }
         }
-        Err(Error::Contended(ATTEMPTS))
+        Err(met.map_or(Error::Contended(ATTEMPTS), Error::Strangers))
+    }
+
+    /// Fetches a group that this device is to come into. If that is refused the group is gone, or this user is in it no more, or
+    /// with another key: another device says if there is a way.
+    async fn fetch_handed_over(&self, handover: &GroupHandover) -> Result<CurrentGroup> {
+        let (fetch, user) = handover.fetch_info();
+        let ds = self.ds(&handover.id)?;
+        elsewhere::noted(&ds, ds.fetch_group_info(&handover.id, &fetch, &user).await)
+    }
+
+    /// Asks the AS about strangers: another device of a member, who may be this user, is no stranger if it confirms that.
+    ///
+    /// # Errors
+    /// [`Error::Strangers`] where nobody is left to ask about.
+    async fn ask_about(
+        &self,
+        differences: Box<Differences>,
+        asked: &mut BTreeSet<UserName>,
+    ) -> Result<Box<Differences>> {
+        let unasked = to_ask_about(differences.users_to_ask_about(), asked);
+        if unasked.is_empty() {
+            return Err(Error::Strangers(differences));
+        }
+        for user in unasked {
+            goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
+        }
+        Ok(differences)
     }
 }
 
-/// The users that strangers say they are, as far as the AS did not confirm it and was not asked.
-fn to_ask_about(differences: &Differences, asked: &mut BTreeSet<UserName>) -> Vec<UserName> {
-    let unconfirmed = differences.strangers.iter().filter(|member| !member.verified);
-    let users = unconfirmed.filter_map(|member| member.user.clone());
-    users.filter(|user| asked.insert(user.clone())).collect()
+/// Those of the users about whom the AS was not asked in this attempt, as far as it is asked at all: a server can show any number
+/// of strangers.
+fn to_ask_about(users: &[UserName], asked: &mut BTreeSet<UserName>) -> Vec<UserName> {
+    let mut unasked = Vec::new();
+    for user in users {
+        if asked.len() < MOST_ASKED_ABOUT && asked.insert(user.clone()) {
+            unasked.push(user.clone());
+        }
+    }
+    unasked
 }
 
 /// Takes note of an attempt to come into a group that failed: the next one comes later, unless it is others who came first, or
@@ -128,6 +175,7 @@ fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
             strangers: differences.strangers.clone(),
             admins: differences.admins.clone(),
             removed: differences.removed.clone(),
+            coming_in: true,
         }
         .record(tx)?;
     }
@@ -191,17 +239,37 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::create(home.path(), &Options::default()).unwrap();
         let id = GroupId::new([7; 16], "x.example".parse().unwrap());
-        let sql = "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, x'00', 3, 0)";
+        let sql = "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, x'00', 0, 0)";
         store.write(|tx| Ok(tx.sql().execute(sql, [id.to_mls()])?)).unwrap();
-        let meets = || {
+        let mut waited = 0;
+        let mut meets = || {
             store.write(|tx| Ok(tx.sql().execute("UPDATE entries SET due = 0", [])?)).unwrap();
             let strangers = Error::Strangers(Box::default());
             store.write(|tx| note(tx, &id, &strangers)).unwrap();
             assert!(store.read(group::entries_due).unwrap().is_empty(), "it waits");
             let events = store.read(crate::event::pending).unwrap();
-            events.iter().filter(|(_, event)| matches!(event, Event::Strangers { .. })).count()
+            let told = events.iter().filter(|(_, event)| matches!(event, Event::Strangers { .. })).count();
+            let attempts = "SELECT attempts FROM entries";
+            let attempts: u32 =
+                store.read(|tx| Ok(tx.sql().query_row(attempts, [], |row| row.get(0))?)).unwrap();
+            if told == 0 {
+                waited += 4u64.pow(attempts - 1);
+            }
+            told
         };
-        assert_eq!([(); 6].map(|()| meets()), [0, 0, 0, 1, 1, 1]);
+        assert_eq!([(); 9].map(|()| meets()), [0, 0, 0, 0, 0, 0, 1, 1, 1]);
+        assert!(waited > 20 * 60, "another device had {waited} s to tell of who came");
+    }
+
+    #[test]
+    fn the_as_is_asked_about_each_user_once_and_about_a_dozen_in_an_attempt() {
+        let users: Vec<UserName> =
+            (0..100).map(|number| format!("user{number}@x.example").parse().unwrap()).collect();
+        let mut asked = BTreeSet::new();
+        assert_eq!(to_ask_about(&users[..2], &mut asked), users[..2]);
+        assert_eq!(to_ask_about(&users[..3], &mut asked), users[2..3]);
+        assert_eq!(to_ask_about(&users, &mut asked), users[3..MOST_ASKED_ABOUT]);
+        assert!(to_ask_about(&users, &mut asked).is_empty());
     }
 
     #[test]

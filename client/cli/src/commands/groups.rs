@@ -67,7 +67,7 @@ pub enum Command {
         #[arg(allow_hyphen_values = true)]
         group: String,
     },
-    /// Leave a group without telling it, and receive nothing from it any more
+    /// Leave a group without telling it, and receive nothing from it any more; or do not come into one
     BlockGroup {
         /// Title or id of the group
         #[arg(allow_hyphen_values = true)]

@@ -38,16 +38,26 @@ impl Group {
 
     /// Leaves, with all devices of this user: with the next commit of another member, which has to come
     /// before anybody says anything. The last admin names another first. What was said before is sent
-    /// first. After a passing error, or when the proposal lapsed, the next step goes on with it.
+    /// first. After a passing error, or when the proposal lapsed, the next step goes on with it. A device that is yet to come in
+    /// stays out, as with [`Self::block`], and the user's others stay in.
     ///
     /// # Errors
     /// [`Error::LastAdmin`], as [`Self::deliver`], and what the server refuses.
     pub async fn leave(&self) -> Result<()> {
         let step = self.session.store.step().await?;
-        self.session.store.write(|tx| {
+        let stays_out = self.session.store.write(|tx| {
+            if group::stay_out(tx, &self.id)? {
+                return Ok(true);
+            }
             let group = GroupState::load(tx, &self.id)?;
-            if group.is_last_admin()? { Err(Error::LastAdmin) } else { group.want_to_leave(tx) }
+            if group.is_last_admin()? {
+                return Err(Error::LastAdmin);
+            }
+            group.want_to_leave(tx).map(|()| false)
         })?;
+        if stays_out {
+            return self.session.errands(&step).await;
+        }
         self.session.leave(&step, &self.id).await
     }
 
@@ -60,7 +70,7 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::Strangers`] where members or admins are there that this device does not know: with
-    /// [`Self::rejoin_accepting`] its user accepts them. As [`Self::send`].
+    /// [`Self::rejoin_accepting`] its user accepts them, with [`Self::block`] not. As [`Self::send`].
     pub async fn rejoin(&self) -> Result<()> {
         self.rejoin_accepting(&Differences::default()).await
     }
@@ -119,14 +129,17 @@ impl Group {
     }
 
     /// Leaves without asking the group (QS-7): its messages reach this device no more, and its
-    /// members learn no more than that.
+    /// members learn no more than that. A device that is to come in where another one of its user's handed the group over
+    /// stays out.
     ///
     /// # Errors
     /// As [`Self::members`], and [`Error::Server`].
     pub async fn block(&self) -> Result<()> {
         let session = &self.session;
         let step = session.store.step().await?;
-        session.store.write(|tx| GroupState::load(tx, &self.id)?.quit(tx))?;
+        session.store.write(|tx| {
+            if group::stay_out(tx, &self.id)? { Ok(()) } else { GroupState::load(tx, &self.id)?.quit(tx) }
+        })?;
         session.errands(&step).await
     }
 }

@@ -17,7 +17,7 @@ fn comes_in(device: &Person, id: &GroupId, shown: &CurrentGroup, accepted: &Diff
     })
 }
 
-/// What a device does not know by whose will it came into the group that the server shows.
+/// The differences for which a device does not come into the group that the server shows.
 fn strangers_to(device: &Person, id: &GroupId, shown: &CurrentGroup) -> Differences {
     let refused = comes_in(device, id, shown, &Differences::default()).unwrap_err();
     let Error::Strangers(differences) = refused else { panic!("{refused}") };
@@ -38,6 +38,7 @@ fn a_further_device_takes_no_ghost_and_no_new_admin_without_a_persons_consent() 
         tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
         let differences = strangers_to(&tablet, &id, &shown);
         assert_eq!((differences.strangers.len(), differences.admins.len()), (strangers, admins));
+        assert!(differences.users_to_ask_about().is_empty(), "no lookup makes a known one of them");
         comes_in(&tablet, &id, &shown, &differences).unwrap();
         assert!(tablet.outstanding(&id).is_some());
         // What a person accepted is known to the next attempt, if that one is too late.
@@ -58,9 +59,15 @@ fn a_device_that_moves_into_its_users_place_takes_no_ghost_either() {
     let Error::Strangers(differences) = refused else { panic!("{refused}") };
     assert_eq!(differences.strangers.len(), 1);
     assert_eq!(tablet.members(&id).len(), 4, "it is where it was");
+    // It looks before it leaves its place.
+    let shown = alice.shown(&id);
+    let enters = |tx: &Tx<'_>| GroupState::enter(tx, &entry, &shown, &Differences::default());
+    tablet.store.trial(enters).unwrap();
+    assert!(tablet.outstanding(&id).is_none());
+    alice.receive(&tablet.say(&id, "still here")).unwrap();
 }
 
-/// With the group's id and policy, which the server knows, and nobody in it but itself.
+/// The server knows the group's id and policy, and makes a group of its own with them.
 #[test]
 fn a_further_device_does_not_come_into_a_group_that_the_server_made_up() {
     let issuer = SigningKey::generate();
@@ -129,10 +136,150 @@ fn of_two_devices_that_come_in_at_once_the_later_one_knows_the_other_by_its_card
     let mut attributes = bob.shown(&id).attributes;
     attributes.extend(laptop.shown(&id).attributes);
     let shown = CurrentGroup { attributes, ..alice.shown(&id) };
-    let strangers = strangers_to(&tablet, &id, &shown).strangers;
-    let [stranger] = &strangers[..] else { panic!("{strangers:?}") };
+    let differences = strangers_to(&tablet, &id, &shown);
+    let [stranger] = &differences.strangers[..] else { panic!("{differences:?}") };
     assert_eq!((stranger.user.as_ref(), stranger.verified), (Some(&bob.user), false));
+    assert_eq!(differences.users_to_ask_about(), std::slice::from_ref(&bob.user));
+    // The user is told who it says to be, though its card was not kept.
+    let event = Event::Strangers {
+        group: id.clone(),
+        strangers: differences.strangers.clone(),
+        admins: Vec::new(),
+        removed: Vec::new(),
+        coming_in: true,
+    };
+    tablet.store.write(|tx| event.record(tx)).unwrap();
+    assert_eq!(tablet.events(), [event]);
     // The AS confirms it.
     tablet.knows(&[&bob, &laptop]);
     comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
+}
+
+#[test]
+fn of_two_devices_that_come_in_without_cards_the_later_one_is_told_of_the_other() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let [laptop, tablet] = [(); 2].map(|()| device_of(&bob, &issuer));
+    keep_own_devices(&bob, &[&laptop, &tablet]);
+    let client_key = tablet.account().client_key().public_key();
+    let groups = bob.store.read(handover).unwrap();
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    for device in [&laptop, &tablet] {
+        let client_key = device.account().client_key().public_key();
+        bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+    }
+    let entry = bring_in(&laptop, &bob, &id, &bob.shown(&id));
+    for other in [&alice, &bob, &mallory] {
+        other.receive(&entry).unwrap();
+    }
+    let shown = CurrentGroup { attributes: Vec::new(), ..alice.shown(&id) };
+    assert_eq!(strangers_to(&tablet, &id, &shown).strangers.len(), 1);
+    bob.receive(&laptop.send(&id)).unwrap();
+    let found = bob.store.read(crate::group::to_tell).unwrap();
+    let [(told, group)] = &found[..] else { panic!("{} devices are to be told", found.len()) };
+    assert_eq!(*told, client_key, "the other one is in");
+    tablet.store.write(|tx| take_over(tx, std::slice::from_ref(group))).unwrap();
+    comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
+}
+
+#[test]
+fn a_device_that_its_user_has_stay_out_is_not_brought_in_again() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    let groups = bob.store.read(handover).unwrap();
+    let stays_out = || tablet.store.write(|tx| crate::group::stay_out(tx, &id)).unwrap();
+    assert!(!stays_out(), "it knows nothing of it");
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    let delivery = tablet.store.write(|tx| entry(tx, &id)).unwrap().unwrap().delivery;
+    assert!(stays_out());
+    assert!(!stays_out(), "once");
+    let is_revoked = |tx: &Tx<'_>| {
+        let sql = "SELECT EXISTS (SELECT 1 FROM revocations WHERE address = ?1)";
+        Ok(tx.sql().query_row(sql, [delivery.address.as_bytes()], |row| row.get(0))?)
+    };
+    assert!(tablet.store.read(is_revoked).unwrap(), "its address leads nowhere");
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    assert!(tablet.store.write(|tx| entry(tx, &id)).unwrap().is_none());
+    let found = tablet.store.read(crate::group::summaries).unwrap();
+    let found: Vec<_> = found.iter().map(|it| (it.title.as_str(), it.active)).collect();
+    assert_eq!(found, [("climbing", false)]);
+}
+
+#[test]
+fn what_an_idle_device_hands_over_does_not_replace_what_is_newer() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    let older = bob.store.read(handover).unwrap();
+    bob.receive(&alice.add(&id, &[&person("carol", &issuer)])).unwrap();
+    let newer = bob.store.read(handover).unwrap();
+    let takes = |groups: &[handover::GroupHandover]| tablet.store.write(|tx| take_over(tx, groups)).unwrap();
+    takes(&newer);
+    takes(&older);
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+
+    // Where the DS refuses the newer one, it may have been restored to an earlier state.
+    let phone = device_of(&bob, &issuer);
+    let takes = |groups: &[handover::GroupHandover]| phone.store.write(|tx| take_over(tx, groups)).unwrap();
+    takes(&newer);
+    phone.store.write(|tx| crate::group::entry_failed(tx, &id)).unwrap();
+    takes(&older);
+    assert_eq!(strangers_to(&phone, &id, &alice.shown(&id)).strangers.len(), 1);
+}
+
+#[test]
+fn of_strangers_a_user_is_told_again_once_the_group_was_handed_over_again() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    let groups = bob.store.read(handover).unwrap();
+    let meets = || tablet.store.write(|tx| crate::group::met_strangers(tx, &id)).unwrap();
+    for _ in 0..2 {
+        tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+        assert_eq!([(); 8].map(|()| meets()), [false, false, false, false, false, false, true, false]);
+    }
+}
+
+#[test]
+fn of_a_member_that_comes_and_goes_without_end_a_device_on_its_way_is_told_ever_more_seldom() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    keep_own_devices(&bob, &[&tablet]);
+    let client_key = tablet.account().client_key().public_key();
+    bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+    let is_due = || !bob.store.read(crate::group::to_tell).unwrap().is_empty();
+    let comes = |name: &str| {
+        let addition = alice.add(&id, &[&person(name, &issuer)]);
+        for other in [&bob, &mallory] {
+            other.receive(&addition).unwrap();
+        }
+    };
+    let seconds_pass = |seconds: u32| {
+        let sql = "UPDATE told_devices SET due = due - ?1";
+        bob.store.write(|tx| Ok(tx.sql().execute(sql, [seconds])?)).unwrap();
+    };
+    for (number, pause) in [0, 0, 0, 600, 1200, 2400].into_iter().enumerate() {
+        comes(&format!("guest{number}"));
+        assert_eq!(is_due(), pause == 0, "without the pause of {pause} s");
+        if pause > 0 {
+            seconds_pass(pause / 2);
+            comes(&format!("other{number}"));
+            assert!(!is_due(), "one letter tells of both");
+            seconds_pass(pause / 2);
+            assert!(is_due(), "after {pause} s");
+        }
+        bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+        assert!(!is_due());
+    }
+    // Of a change of the user's key it is told at once.
+    comes("carol");
+    assert!(!is_due());
+    let commit = bob.stage(&id, &Change::UserKey).message;
+    bob.confirm(&id);
+    for other in [&alice, &mallory] {
+        other.receive(&commit).unwrap();
+    }
+    assert!(is_due());
 }

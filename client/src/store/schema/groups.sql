@@ -139,7 +139,7 @@ CREATE TABLE entries (
     address BLOB,                       -- where its messages are to go; null until the address was made
     attempts INTEGER NOT NULL,          -- that failed for good
     due INTEGER NOT NULL,               -- seconds since 1970: when to try
-    strangers INTEGER NOT NULL DEFAULT 0    -- attempts that met devices or admins of which nobody told this one
+    strangers INTEGER NOT NULL DEFAULT 0    -- attempts since it was told last that met devices or admins of which nobody told it
 ) STRICT;
 
 -- This user's devices that were told of a group, or have to be told again.
@@ -148,7 +148,8 @@ CREATE TABLE told_devices (
     client_key BLOB NOT NULL,
     told INTEGER NOT NULL,              -- 1 once it was; 0: not yet, or others came since; 2: the user's key became another
     tries INTEGER NOT NULL,             -- how often it could not be told
-    due INTEGER NOT NULL,               -- seconds since 1970: when to try again, if it was not told
+    due INTEGER NOT NULL,               -- seconds since 1970: when to tell it; if it was told, when that was
+    retold INTEGER NOT NULL DEFAULT 0,  -- how often it had to be told again since others came; each makes the next wait longer
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 

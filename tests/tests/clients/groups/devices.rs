@@ -88,6 +88,27 @@ async fn a_ghost_in_what_a_server_shows_of_a_group_does_not_come_in_with_a_furth
 }
 
 #[tokio::test]
+async fn a_device_whose_user_does_not_take_the_strangers_in_a_group_stays_out() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let ([_, bob, carol], group) = group_of_three(&world).await;
+    let tablet = world.device(&bob, "tablet").await;
+    let tablet = with(tablet, Options { server: Some(line.url()), ..patient() });
+    let shown = carol.group_with_id(&group).with_ghost().unwrap();
+    line.answer("/group-info", 1, &answer(&Encoding::Cbor.encode(&shown)));
+    let refused = tablet.group_with_id(&group).rejoin().await;
+    assert!(matches!(refused, Err(Error::Strangers(_))), "{refused:?}");
+    assert_eq!(line.mend(), 1);
+    tablet.group("three").unwrap().block().await.unwrap();
+    // Another device tells it again.
+    bob.group_with_id(&group).invite(bob.user()).await.unwrap();
+    receive(&tablet).await;
+    assert!(matches!(tablet.group_with_id(&group).epoch(), Err(Error::NotMember)));
+    receive(&carol).await;
+    assert_eq!(names(&carol, &group).len(), 3);
+}
+
+#[tokio::test]
 async fn a_device_that_left_a_group_is_not_brought_in_again_by_the_users_others() {
     let world = World::builder().pushing().start().await;
     let (alice, bob, group) = world.friends(["alice", "bob"], "noise").await;
