@@ -168,7 +168,7 @@ mod tests {
         let key = hmac_sha256(&hmac_key(&[7; 32]), &[b"Postern wake seal\0".as_slice()]);
         let payload = STANDARD_NO_PAD.decode(secret().seal(1, &Wake::Everyone).unwrap()).unwrap();
         let content = SealingKey::new(&key).unwrap().open(&[], &payload).unwrap();
-        assert_eq!(content.as_slice(), 1_u64.to_be_bytes());
+        assert!(content.starts_with(&1_u64.to_be_bytes()));
     }
 
     #[test]

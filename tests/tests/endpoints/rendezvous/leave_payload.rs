@@ -97,5 +97,4 @@ async fn payloads_are_bounded_in_number_and_size_and_so_are_requests() {
         world.assert_refused(what, &call.wire(), ProblemType::RendezvousClosed).await;
     }
     world.send(&meeting.ending(&meeting.guest).wire()).await.assert_ok("but it can be ended");
-    world.close();
 }
