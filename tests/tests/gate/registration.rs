@@ -93,7 +93,7 @@ async fn an_attempt_counts_whatever_becomes_of_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_addresses_together_have_a_limit_and_each_has_its_own() {
     let world = World::builder().servers(2).strict().start().await;
-    // Other addresses, as the server counts them.
+    // Other addresses, as the server counts them: an attempt for each row.
     let others = async |number: i32, address: &str| {
         let sql = format!(
             "SELECT count(*) FILTER (WHERE outcome = 'admitted'),
@@ -101,7 +101,7 @@ async fn all_addresses_together_have_a_limit_and_each_has_its_own() {
                     count(*) FILTER (WHERE outcome = 'server_limited')
                FROM generate_series(1, {number}) n,
                     LATERAL auth.admit_registration(
-                        ARRAY[sha256(convert_to({address}, 'UTF8'))], NULL, NULL)"
+                        ARRAY[sha256(convert_to({address} || repeat('', n), 'UTF8'))], NULL, NULL)"
         );
         let row = world.admin.query_one(&sql, &[]).await.unwrap();
         [0, 1, 2].map(|column| row.get::<_, i64>(column))
