@@ -307,7 +307,7 @@ mod tests {
             news::tell(tx, &bob, &News::Renewal)?;
             news::tell(tx, &bob, &News::Profile)?;
             tx.sql().execute("UPDATE news SET due = 1 << 40", [])?;
-            // Of what was agreed with Bob, Alice's other devices are to be told.
+            // Alice's other devices are to be told what was agreed with Bob.
             news::tell(tx, &alice, &News::Contact(bob.clone()))?;
             news::tell(tx, &robert, &News::Profile)?;
             invitations::invite(tx, &group, &SigningKey::generate().public_key(), &bob)?;

@@ -64,7 +64,7 @@ fn memory(server: &Server) -> u64 {
 #[tokio::test]
 async fn a_connection_without_a_whole_header_is_closed_from_its_first_byte_on() {
     let cluster = Cluster::start().await;
-    // Whoever asks for its health below has sent that by then, also on a busy machine.
+    // The clients that ask for its health below have sent that by then, also on a busy machine.
     let server = Server::builder(&cluster).env("POSTERN_HEADER_TIMEOUT_SECONDS", "5").start().await;
     let begun = Instant::now();
     let starts: [&[u8]; 6] =

@@ -232,7 +232,7 @@ async fn a_dump_tells_neither_members_nor_messages() {
         .collect();
     assert!(ciphertexts.len() >= 2, "messages wait in both queues");
     let mut parts = BTreeSet::new();
-    // What is left at the end of one may be a byte, which two have in common by chance.
+    // The end of a ciphertext may be a byte, which two have in common by chance.
     for part in ciphertexts.iter().flat_map(|ciphertext| ciphertext.chunks_exact(16)) {
         assert!(parts.insert(part), "two sealed messages share bytes");
     }

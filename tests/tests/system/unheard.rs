@@ -1,4 +1,4 @@
-//! What is said and nobody hears: the terminal is gone, or the program that reads a pipe or collects a log.
+//! Words that nobody hears: the terminal is gone, or the program that reads a pipe or collects a log.
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -46,7 +46,7 @@ async fn a_server_whose_log_nobody_takes_any_more_ends_in_peace() {
     assert!(ended.success(), "{ended}");
 }
 
-/// As `postern status | head -1`, or a terminal that is closed while the command works.
+/// So it is with `postern status | head -1`, or with a terminal that is closed while the command works.
 #[tokio::test]
 async fn a_command_that_nobody_listens_to_comes_to_its_end() {
     let cluster = Cluster::start().await;
@@ -71,7 +71,7 @@ async fn a_command_that_nobody_listens_to_comes_to_its_end() {
         let said = String::from_utf8_lossy(&unheard.stderr);
         assert_eq!(unheard.status.code(), heard.status.code(), "{command}: {said}");
         assert!(!said.contains("panicked"), "{command}: {said}");
-        // Nor has it anybody to tell of an error.
+        // There is nobody to tell of an error, either.
         assert_eq!(run(to_nobody(), to_nobody()).await.status.code(), heard.status.code(), "{command}");
     }
 }

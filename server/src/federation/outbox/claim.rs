@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// Of several that were taken and whose answer was lost, the other homeserver's word is about the last one alone.
+    /// The other homeserver's word is about the last delivery alone of several that it took and whose answer was lost.
     #[test]
     fn a_damaged_delivery_comes_alone() {
         const WHOLE: Option<&str> = None;

@@ -1,4 +1,4 @@
-//! What is known of contacts: safety numbers, and that they took another name, began anew or ended (AS-11).
+//! Facts about contacts: safety numbers, and that they took another name, began anew or ended (AS-11).
 
 use std::time::Duration;
 
