@@ -79,9 +79,11 @@ lint: build ## formatting, compiler and clippy warnings, unused dependencies, SQ
 	cargo clippy $(CARGO_FLAGS) --all-targets -- --deny warnings || status=1; \
 	.ci/lint-dependencies || status=1; \
 	.ci/lint-sql || status=1; \
+	tests/bench/without/measure --check || status=1; \
 	exit $$status
 
 bench: build ## sends, deliveries, wake-ups and tokens per second, compared with the floor for the same rows
+	@.ci/setup bench
 	$(RELEASE)/postern-bench --members 2,11,101,1001 --concurrency 1 --rounds 3 --seconds 2
 	$(RELEASE)/postern-bench --members 2,11,101,1001 --concurrency 16 --rounds 3 --seconds 2
 	$(RELEASE)/postern-bench --tokens
@@ -96,6 +98,7 @@ bench: build ## sends, deliveries, wake-ups and tokens per second, compared with
 	$(RELEASE)/postern-bench --scrape 1000000 --rounds 5 --seconds 2
 	$(RELEASE)/postern-bench --neighbours 100000 --members 2,10,100,1000 --rounds 3 --seconds 2
 	$(RELEASE)/postern-bench --bad-neighbours --rounds 7 --seconds 2
+	@tests/bench/without/measure $(RELEASE)
 
 soak: SECONDS ?= 600
 soak: build ## two months of messages, upkeep, key rotations and vacuums in SECONDS (600): sizes, memory and logs stay as they are
