@@ -196,7 +196,7 @@ fn a_device_that_its_user_has_stay_out_is_not_brought_in_again() {
     assert!(!stays_out(), "once");
     let is_revoked = |tx: &Tx<'_>| {
         let sql = "SELECT EXISTS (SELECT 1 FROM revocations WHERE address = ?1)";
-        Ok(tx.sql().query_row(sql, [delivery.address.as_bytes()], |row| row.get(0))?)
+        Ok(tx.sql().query_row(sql, [delivery.address.as_bytes()], |row| row.get::<_, bool>(0))?)
     };
     assert!(tablet.store.read(is_revoked).unwrap(), "its address leads nowhere");
     tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
