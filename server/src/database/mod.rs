@@ -1,6 +1,7 @@
 //! Connections to PostgreSQL as the role `postern_server`: pools for calls, and one connection for LISTEN. The services
 //! make the calls. Nothing here waits for ever (OPS-9): PostgreSQL bounds each statement, and this side bounds each call
-//! by a little more, so that a peer that is gone without a word costs one call and not the server.
+//! by a little more, so that a peer that is gone without a word costs one call and not the server. The calls of chores may
+//! take minutes: another connection asks whether PostgreSQL still works on them.
 
 mod connection_string;
 mod error;
@@ -8,6 +9,7 @@ pub mod generation;
 pub mod listener;
 pub mod migrate;
 pub mod outcome;
+mod overseer;
 mod pool;
 pub mod release;
 pub mod roles;
@@ -106,7 +108,7 @@ impl Database {
                 light: lane("light", settings.pool_size, statement, LIGHT_LOCK_TIMEOUT.min(lock(statement)))?,
                 waiting: lane("locked", heavy, statement, lock(statement))?,
                 heavy: lane("heavy", heavy, heavy_statement, lock(heavy_statement))?,
-                chores: lane("chores", 1, chore_statement, lock(chore_statement))?,
+                chores: lane("chores", 1, chore_statement, lock(chore_statement))?.overseen(&way),
                 heavy_bytes: settings.heavy_bytes,
                 settings: session::settings(statement, lock(statement)),
                 figures,

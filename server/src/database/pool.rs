@@ -1,6 +1,7 @@
 //! A pool of connections, and calls on them that are all bounded. A connection that did not answer in time is thrown
 //! away with everything prepared on it, and so is each that was last used before that: whatever took one may have taken
-//! all. A connection that was idle is asked for a sign of life before it is handed out.
+//! all. A connection that was idle is asked for a sign of life before it is handed out. Calls that may take minutes are
+//! overseen, and given up early where PostgreSQL does not work on them.
 
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -11,16 +12,17 @@ use deadpool_postgres::{
     ClientWrapper, Connect, Hook, HookError, Manager, ManagerConfig, Metrics, Object, Pool, RecyclingMethod,
     Runtime,
 };
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, pending};
 use rand::Rng;
 use tokio::{
     runtime::Handle,
+    select,
     task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_postgres::{Client, Config, Error, Row, types::ToSql};
 
-use super::{DatabaseError, Way, generation, schema_state, session, witness::Witness};
+use super::{DatabaseError, Way, generation, overseer::Overseer, schema_state, session, witness::Witness};
 use crate::metrics::{Counters, Durations, Instruments};
 
 /// Time from which on an idle connection is asked for a sign of life: under load none is, so that none costs a round
@@ -28,7 +30,7 @@ use crate::metrics::{Counters, Durations, Instruments};
 const IDLE: Duration = Duration::from_secs(1);
 /// Time that an idle connection has for it.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time that a new session may take to start.
+/// Time that a new session may take to start, and one to tell its overseer which it is.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time beyond PostgreSQL's own bound of a statement after which a call is given up.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -100,6 +102,8 @@ pub struct Lane {
     wait: Duration,
     /// Time that a call has on its connection.
     bound: Duration,
+    /// The way of its calls' overseers to PostgreSQL, if they have some.
+    overseen_by: Option<Way>,
 }
 
 /// The moment at which a connection last failed to answer. Connections that were last used before it are suspect.
@@ -209,7 +213,13 @@ impl Lane {
             }))
             .build()
             .map_err(|_| DatabaseError::Pool("no runtime"))?;
-        Ok(Self { name, figures: figures.clone(), pool, suspects, wait, bound: statement + MARGIN })
+        let (figures, bound) = (figures.clone(), statement + MARGIN);
+        Ok(Self { name, figures, pool, suspects, wait, bound, overseen_by: None })
+    }
+
+    /// Gives each call of the lane an overseer: its bound is far more than most of its calls take.
+    pub fn overseen(self, way: &Way) -> Self {
+        Self { overseen_by: Some(way.clone()), ..self }
     }
 
     /// Ends the sessions that there are, each when it is asked for once more.
@@ -268,35 +278,20 @@ impl Lane {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, DatabaseError> {
-        let connection = self.get().await?;
+        let mut connection = self.get().await?;
         let begun = Instant::now();
-        let call = async {
-            let statement = connection.client().prepare_cached(sql).await?;
-            connection.client().query(&statement, parameters).await
-        };
-        let called = timeout(self.bound, call).await;
+        let called = connection.call(sql, parameters).await;
         self.figures.durations.add_since([self.name.into()], begun);
-        match called {
-            Ok(Ok(rows)) => {
-                connection.give_back();
-                Ok(rows)
-            }
-            Ok(Err(error)) => {
-                let error = DatabaseError::from(error);
-                // A session that lost what was prepared on it, or has it for tables that are others now, is of no use.
-                if error.voids_statements() {
-                    connection.throw_away();
-                } else {
-                    connection.give_back();
-                }
-                Err(error)
-            }
-            Err(_) => {
+        match &called {
+            Err(DatabaseError::Silent(_)) => {
                 self.suspects.raise();
                 connection.throw_away();
-                Err(DatabaseError::Silent(self.bound))
             }
+            // A session that lost what was prepared on it, or has it for tables that are others now, is of no use.
+            Err(error) if error.voids_statements() => connection.throw_away(),
+            _ => connection.give_back(),
         }
+        called
     }
 
     async fn get(&self) -> Result<Lease<'_>, DatabaseError> {
@@ -305,19 +300,60 @@ impl Lane {
             let is_full = status.size >= status.max_size;
             DatabaseError::Pool(if is_full { "all are busy" } else { "PostgreSQL does not answer in time" })
         })??;
-        Ok(Lease { connection: Some(connection), lane: self })
+        Ok(Lease { connection: Some(connection), overseer: None, lane: self })
+    }
+}
+
+/// Waits for an answer, but no longer than this, and not when its overseer says that none will come.
+async fn answered<T>(
+    bound: Duration,
+    overseer: Option<&Overseer>,
+    answer: impl Future<Output = T>,
+) -> Result<T, DatabaseError> {
+    let begun = Instant::now();
+    let in_vain = async {
+        match overseer {
+            Some(overseer) => overseer.finds_no_work().await,
+            None => pending().await,
+        }
+    };
+    select! {
+        biased;
+        answer = answer => Ok(answer),
+        () = in_vain => Err(DatabaseError::Silent(begun.elapsed())),
+        () = sleep(bound) => Err(DatabaseError::Silent(bound)),
     }
 }
 
 /// A connection during a call.
 struct Lease<'a> {
     connection: Option<Object>,
+    /// The call's overseer, once it has begun, if the lane has some.
+    overseer: Option<Overseer>,
     lane: &'a Lane,
 }
 
 impl Lease<'_> {
     fn client(&self) -> &ClientWrapper {
         self.connection.as_ref().expect("it is given back once")
+    }
+
+    /// Makes a call on it, with an overseer where the lane has some.
+    async fn call(
+        &mut self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, DatabaseError> {
+        let lane = self.lane;
+        if let Some(way) = &lane.overseen_by {
+            let overseer = answered(START_TIMEOUT, None, Overseer::of(self.client(), way)).await??;
+            self.overseer = overseer;
+        }
+        let call = async {
+            let statement = self.client().prepare_cached(sql).await?;
+            self.client().query(&statement, parameters).await
+        };
+        Ok(answered(lane.bound, self.overseer.as_ref(), call).await??)
     }
 
     fn give_back(mut self) {
@@ -334,9 +370,15 @@ impl Drop for Lease<'_> {
     /// The call was abandoned: the connection is handed on only once it has answered.
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
-        let (bound, suspects) = (self.lane.bound, self.lane.suspects.clone());
-        let answered = async move {
-            match timeout(bound, connection.simple_query("")).await {
+        let (overseer, suspects) = (self.overseer.take(), self.lane.suspects.clone());
+        let bound = match (&self.lane.overseen_by, &overseer) {
+            // It was abandoned before it began.
+            (Some(_), None) => START_TIMEOUT,
+            _ => self.lane.bound,
+        };
+        let handing_on = async move {
+            let answer = answered(bound, overseer.as_ref(), connection.simple_query("")).await;
+            match answer {
                 Ok(Ok(_)) => drop(connection),
                 _ => {
                     suspects.raise();
@@ -346,7 +388,7 @@ impl Drop for Lease<'_> {
         };
         // Without a runtime the process ends, and its connections with it.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(answered);
+            runtime.spawn(handing_on);
         }
     }
 }

@@ -9,13 +9,14 @@ use futures_util::future::join_all;
 use postern_protocol::{problem::ProblemType, qs::QueueKind, token::TokenType};
 use postern_server::{
     config::{ConnectionString, DatabaseConfig},
-    database::Database,
+    database::{Database, DatabaseError},
 };
 use postern_tests_kit::{
-    Ask, Call, Cluster, HOME, PgBouncer, PostgresLine, Server, World, befriend, eventually, postern,
+    Ask, Call, Cluster, HOME, PATIENCE, PgBouncer, PostgresLine, Server, World, befriend, eventually, postern,
 };
 use reqwest::StatusCode;
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_postgres::Client;
 
 /// The time within which everything is answered, whatever the database does.
 const SECONDS: Duration = Duration::from_secs(40);
@@ -73,6 +74,91 @@ async fn a_chore_is_given_up_after_the_time_that_the_operator_set() {
     let given_up = async || server.log().contains("could not delete rendezvous that are over").then_some(());
     eventually("the chore is given up", given_up).await;
     world.admin.batch_execute("COMMIT").await.unwrap();
+}
+
+/// By default PostgreSQL would work on the chore for ten minutes, and the line acknowledges all that is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn chores_go_on_soon_after_their_connection_alone_fell_silent_in_the_middle_of_one() {
+    let mut world = World::builder().servers(0).start().await;
+    let line = PostgresLine::start(&world.cluster).await;
+    let mut locking = world.cluster.admin().await;
+    let lock = locking.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE rendezvous.meetings").await.unwrap();
+    let server = Server::builder(&world.cluster).database(&line.server_url());
+    world.servers.push(server.start().await);
+    let chores = "pg_stat_activity WHERE usename = 'postern_server' AND query LIKE '%rendezvous.clean_up()%'";
+    let waiting = format!("{chores} AND wait_event_type = 'Lock'");
+    eventually("the chore waits", async || (world.count(&waiting).await == 1).then_some(())).await;
+    line.fall_silent_for("rendezvous.clean_up()").await;
+    lock.rollback().await.unwrap();
+    let over = format!("{chores} AND state = 'idle'");
+    eventually("the chore is over", async || (world.count(&over).await > 0).then_some(())).await;
+    // The server does not know. What expires now is for the next time.
+    let expired = "INSERT INTO rendezvous.meetings (number, expires, owner_key)
+                   VALUES (123456, 0, decode(repeat('00', 32), 'hex'))";
+    world.admin.batch_execute(expired).await.unwrap();
+    insist(&world, asking()).await;
+    assert_eq!(given_up(&world), 0, "no other connection fell silent");
+    eventually("the chore is done again", async || {
+        (world.count("rendezvous.meetings").await == 0).then_some(())
+    })
+    .await;
+    world.close();
+}
+
+/// Begins a call that lasts until this session gives a lock up.
+async fn long_call(database: &Database, admin: &Client) -> JoinHandle<Result<(), DatabaseError>> {
+    admin.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();
+    let database = database.clone();
+    let call = async move { database.query_one("SELECT pg_advisory_xact_lock(1)", &[]).await.map(drop) };
+    let calling = tokio::spawn(call);
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                    WHERE usename = 'postern_server' AND wait_event_type = 'Lock'";
+    eventually("the call waits", async || {
+        (admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+    })
+    .await;
+    calling
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_call_of_a_chore_is_waited_for_while_postgresql_works_on_it_and_no_longer() {
+    let cluster = Cluster::start().await;
+    let line = PostgresLine::start(&cluster).await;
+    let settings = DatabaseConfig { wait_seconds: 60, ..DatabaseConfig::default() };
+    let database = Database::new(&ConnectionString::new(line.server_url()), &settings).unwrap().for_chores();
+    let admin = cluster.admin().await;
+    let unlock = "SELECT pg_advisory_unlock_all()";
+
+    let calling = long_call(&database, &admin).await;
+    let before = line.connections();
+    eventually("it is looked at again and again", async || (line.connections() > before + 2).then_some(()))
+        .await;
+    admin.batch_execute(unlock).await.unwrap();
+    let called = timeout(PATIENCE, calling).await.expect("PostgreSQL answers").unwrap();
+    called.expect("it was waited for");
+
+    // PostgreSQL is done with the call, or its session is gone: no answer comes.
+    let end_session = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                        WHERE usename = 'postern_server' AND wait_event_type = 'Lock'";
+    for end in [unlock, end_session] {
+        let calling = long_call(&database, &admin).await;
+        line.fall_silent_for("pg_advisory_xact_lock").await;
+        admin.batch_execute(end).await.unwrap();
+        let called = timeout(PATIENCE, calling).await.expect("it is given up").unwrap();
+        assert!(matches!(called, Err(DatabaseError::Silent(_))), "{end}: {called:?}");
+        admin.batch_execute(unlock).await.unwrap();
+        let next = async || database.query_one("SELECT 1", &[]).await.ok();
+        eventually("the next call has another connection", next).await;
+    }
+
+    // Nobody waits for the call any more, and its connection is nobody else's until it has answered.
+    let calling = long_call(&database, &admin).await;
+    line.fall_silent_for("pg_advisory_xact_lock").await;
+    calling.abort();
+    admin.batch_execute(unlock).await.unwrap();
+    let next = async || database.query_one("SELECT 1", &[]).await.ok();
+    eventually("the next call has another connection", next).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
