@@ -41,6 +41,8 @@ impl Session {
         goes_on(self.renew_addresses().await)?;
         goes_on(self.rotate_mailbox_keys(step).await)?;
         goes_on(contact::read_letters(store, api, &self.options).await)?;
+        // Before the friendship is settled: it is another one then.
+        goes_on(identity::remove_leaving(api, store).await)?;
         goes_on(contact::settle_friendship(store, api).await)?;
         // Before contacts are told the key: then the profile opens with it.
         goes_on(profile::settle(api, store).await)?;
@@ -131,6 +133,7 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions WHERE due <= ?1)
                      OR EXISTS (SELECT 1 FROM welcomes)
                      OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
+                     OR EXISTS (SELECT 1 FROM leaving_devices)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)";
             let others: bool = tx.sql().query_row(sql, [integer(tx.now())], |row| row.get(0))?;
             Ok(others || !group::with_outcasts(tx)?.is_empty())

@@ -70,7 +70,7 @@ mod submit;
 mod tokens;
 
 pub use account::{LinkGrant, LinkRequest, OwnerProof, recovery_key_of, recovery_words};
-pub use client::{Client, ClientBuilder, Group, Invited, Refounded, Removal, StillIn};
+pub use client::{Client, ClientBuilder, Farewell, Group, Invited, Refounded, Removal, StillIn};
 #[cfg(feature = "lab")]
 pub use clock::Clock;
 pub use contact::{

@@ -11,8 +11,8 @@ use postern_protocol::{
 use super::handle::Client;
 use crate::{
     account::{Account, LinkGrant, LinkRequest},
-    contact::Friendship,
-    error::{Error, Result, or_repeated},
+    contact::{self, Friendship},
+    error::{Error, Result, goes_on, or_repeated},
     group::{self, GroupState},
     identity::{self, Device, eid},
     key_packages,
@@ -22,6 +22,19 @@ use crate::{
     session::Session,
     store::Step,
 };
+
+/// The way in which a device that logged out goes from its user's devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Farewell {
+    /// So many other devices were told: the first one to read it removes this one.
+    Told { devices: usize },
+    /// The user has no other device in use that could remove it.
+    Last,
+    /// It had been removed before.
+    Removed,
+    /// No other device could be told. This one stays among the user's until another removes it ([`Client::remove_device`]).
+    Untold { reason: String },
+}
 
 impl Client {
     /// Approves a new device of this user (AS-3), where the two cannot meet at the server: the second of three steps,
@@ -151,19 +164,54 @@ impl Client {
     }
 
     /// Gives up everything that this device has at the server: its KeyPackages, its mailboxes
-    /// with whatever waits in them, and their addresses. Then it is no client any more; its
-    /// directory may be deleted. The user's other devices see it in the user's identity until
-    /// they remove it there.
+    /// with whatever waits in them, and their addresses. Then it tells the user's other devices: the first one that reads it
+    /// removes this one from the user's devices and from groups, as [`Self::remove_device`] does. Afterwards this is no client
+    /// any more; its directory may be deleted.
     ///
     /// # Errors
-    /// Passing ones: call again.
-    pub async fn log_out(&self) -> Result<()> {
+    /// Passing ones: this is still a client. Call again.
+    pub async fn log_out(&self) -> Result<Farewell> {
         let session = &self.session;
         let step = session.store.step().await?;
+        // First: once another device has removed this one, it gets no more tokens to pay for that.
         self.give_up_mailboxes(&step).await?;
+        let farewell = Box::pin(self.say_farewell(&step)).await?;
         session.store.write(|tx| {
             Account::delete(tx)?;
             Friendship::delete(tx)
+        })?;
+        Ok(farewell)
+    }
+
+    /// Tells the user's other devices that this one logs out. A refusal for good does not keep it from logging out.
+    async fn say_farewell(&self, step: &Step<'_>) -> Result<Farewell> {
+        match self.tell_others(step).await {
+            // It was removed, and gets no tokens.
+            Err(error) if error.problem() == Some(ProblemType::NotAllowed) => Ok(Farewell::Removed),
+            Err(error) if error.leads_nowhere() || error.is_unpaid() => {
+                Ok(Farewell::Untold { reason: error.to_string() })
+            }
+            farewell => farewell,
+        }
+    }
+
+    async fn tell_others(&self, _: &Step<'_>) -> Result<Farewell> {
+        let Session { store, api, .. } = &*self.session;
+        // Nobody believes a letter whose credential had ended when it was written.
+        goes_on(identity::renew_credential(store, api).await)?;
+        let account = store.read(Account::load)?;
+        let own = identity::look_up(api, store, &account.user).await?;
+        let this = account.client_key().public_key();
+        if store.read(|tx| identity::has_device(tx, &account.user, &this))? != Some(true) {
+            return Ok(Farewell::Removed);
+        }
+        let others: Vec<_> = own.clients.into_iter().filter(|client| client.client_key != this).collect();
+        if others.is_empty() {
+            return Ok(Farewell::Last);
+        }
+        Ok(match contact::say_leaving(store, api, &others).await? {
+            0 => Farewell::Untold { reason: "none of the user's other devices takes letters now".to_owned() },
+            devices => Farewell::Told { devices },
         })
     }
 

@@ -10,6 +10,7 @@ mod handle;
 pub use self::{
     account::StillIn,
     builder::ClientBuilder,
+    device::Farewell,
     group::{Group, Invited, Refounded, Removal},
     handle::Client,
 };

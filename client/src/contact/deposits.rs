@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     event::Event,
     group::GroupHandover,
-    identity::{self, VerifiedUser},
+    identity::{self, VerifiedClient, VerifiedUser},
     profile,
     server::Api,
     store::{Store, Tx, decode, encode, fixed},
@@ -74,9 +74,10 @@ fn sealed(
 ) -> Result<Payload> {
     // Somebody who is declined learns nothing by it.
     let is_declined = matches!(body, LetterBody::Decline(_));
+    let takes_letters = !is_declined && !matches!(body, LetterBody::Leaving);
     let lookup = if is_declined { None } else { profile::own_lookup_secret(tx)? };
     let home_key = if user.domain() == account.user.domain() { None } else { elsewhere::own_key(tx)? };
-    let address = (!is_declined).then(|| account.address_for(user));
+    let address = takes_letters.then(|| account.address_for(user));
     let told = Told { lookup, home_key, address };
     letter::seal(to, &account.client_key(), account.credential()?, stamp, told, body)
 }
@@ -101,26 +102,70 @@ pub(crate) async fn deliver_deposits(store: &Store, api: &Api) -> Result<()> {
         if out_of_reach.contains_key(deposit.user.domain()) {
             continue;
         }
-        let sent = deliver(store, api, &deposit, &mut asked).await;
-        // A letter that is refused is not in the way of the others, a homeserver that is away not of those for others.
-        if let Err(error) = &sent
-            && error.refusal().is_none()
-        {
-            if error.server_is_away() {
-                return sent;
+        match send(store, api, &deposit, &mut asked).await {
+            Ok(_) => {}
+            Err(error) if error.server_is_away() || matches!(error, Error::Database(_)) => return Err(error),
+            // A homeserver that is away is not in the way of letters for others.
+            Err(error) => {
+                out_of_reach.insert(deposit.user.domain().clone(), error);
             }
-            out_of_reach.insert(deposit.user.domain().clone(), sent);
-            continue;
         }
-        store.write(|tx| {
-            tx.sql().execute("DELETE FROM deposits WHERE id = ?1", [deposit.id])?;
-            if sent.is_err() {
-                Event::ContactUnreachable { user: deposit.user.clone() }.record(tx)?;
-            }
-            Ok(())
-        })?;
     }
-    out_of_reach.into_values().next().unwrap_or(Ok(()))
+    out_of_reach.into_values().next().map_or(Ok(()), Err)
+}
+
+/// Tells these other devices of this user that this one logs out, and returns how many of them took the letter. Letters of an
+/// attempt before, of whose fate nothing is known, are written anew.
+pub(crate) async fn say_leaving(store: &Store, api: &Api, others: &[VerifiedClient]) -> Result<usize> {
+    let letters = store.write(|tx| {
+        for before in leaving(tx)? {
+            forget(tx, &before)?;
+        }
+        let account = Account::load(tx)?;
+        for other in others {
+            if let Some(contact) = &other.contact {
+                let (user, body) = (&account.user, LetterBody::Leaving);
+                write_letter(tx, &account, user, &other.client_key, contact, &body)?;
+            }
+        }
+        leaving(tx)
+    })?;
+    let (mut taken, mut asked) = (0, Asked::new());
+    for letter in letters {
+        taken += usize::from(send(store, api, &letter, &mut asked).await?);
+    }
+    Ok(taken)
+}
+
+/// The letters on their way which say that this device logs out.
+fn leaving(tx: &Tx<'_>) -> Result<Vec<Deposit>> {
+    let mut letters = waiting(tx)?;
+    letters.retain(|letter| matches!(letter.unsealed, Some((_, LetterBody::Leaving))));
+    Ok(letters)
+}
+
+/// Sends a letter, and forgets it once it was taken or refused: one that is refused is not in the way of others. Returns whether
+/// it was taken.
+async fn send(store: &Store, api: &Api, deposit: &Deposit, asked: &mut Asked) -> Result<bool> {
+    let sent = deliver(store, api, deposit, asked).await;
+    if let Err(error) = &sent
+        && error.refusal().is_none()
+    {
+        return sent.map(|()| false);
+    }
+    store.write(|tx| {
+        forget(tx, deposit)?;
+        if sent.is_err() {
+            Event::ContactUnreachable { user: deposit.user.clone() }.record(tx)?;
+        }
+        Ok(())
+    })?;
+    Ok(sent.is_ok())
+}
+
+fn forget(tx: &Tx<'_>, deposit: &Deposit) -> Result<()> {
+    tx.sql().execute("DELETE FROM deposits WHERE id = ?1", [deposit.id])?;
+    Ok(())
 }
 
 /// The letters on their way, in the order in which they were written.
@@ -196,6 +241,8 @@ async fn ask(store: &Store, api: &Api, user: &UserName, asked: &mut Asked) -> Re
 
 #[cfg(test)]
 mod tests {
+    use postern_protocol::{chain::HpkePrivateKey, credential::ClientCredential, key::SigningKey};
+
     use super::*;
     use crate::server::tests::Home;
 
@@ -213,5 +260,49 @@ mod tests {
         insert("bob@home.example");
         deliver_deposits(&home.store, &home.api).await.unwrap_err();
         assert!(home.asked() > 0, "the other one is tried");
+    }
+
+    #[tokio::test]
+    async fn a_device_that_logs_out_again_writes_to_each_other_device_anew_and_keeps_no_older_letter() {
+        let home = Home::of_nonsense();
+        let mut account =
+            Account::new("https://home.example".to_owned(), "bob@home.example".parse().unwrap()).unwrap();
+        let issuer = SigningKey::generate();
+        let credential = ClientCredential {
+            user: account.user.clone(),
+            client_key: account.client_key().public_key(),
+            not_before: 0,
+            not_after: 4_000_000_000,
+            issuer_key: issuer.public_key(),
+        };
+        account.credential = Some(credential.issue(&issuer));
+        let identity =
+            "INSERT INTO eids
+                 (user, pending, founder, founding, incarnation, epoch, transcript, public_group, seen, verified)
+             VALUES (?1, 0, zeroblob(32), zeroblob(32), 0, 1, zeroblob(32), x'', 0, 0)";
+        home.store
+            .write(|tx| {
+                account.save(tx)?;
+                tx.sql().execute(identity, [account.user.to_string()])?;
+                Ok(())
+            })
+            .unwrap();
+        let contact_of = |client: &SigningKey| {
+            let hpke_key = HpkePrivateKey::generate().unwrap().public_key().unwrap();
+            let domain = account.user.domain().clone();
+            SignedContact::sign(domain, Address::generate().unwrap(), hpke_key, client)
+        };
+        let [phone, tablet, unfinished] = [true, true, false].map(|is_finished| {
+            let client = SigningKey::generate();
+            let contact = is_finished.then(|| contact_of(&client));
+            VerifiedClient { client_key: client.public_key(), contact }
+        });
+        let others = [phone, tablet, unfinished];
+        for _ in 0..2 {
+            say_leaving(&home.store, &home.api, &others).await.unwrap_err();
+            let letters = home.store.read(leaving).unwrap();
+            let receivers: Vec<PublicKey> = letters.iter().map(|letter| letter.client_key).collect();
+            assert_eq!(receivers, [others[0].client_key, others[1].client_key]);
+        }
     }
 }

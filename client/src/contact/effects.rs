@@ -60,7 +60,15 @@ pub(super) fn take_effect(
         Sender::Absent | Sender::Doubtful => return unverified(tx, user, letter, options),
     };
     let client_key = &letter.client_key;
-    if !found.clients.iter().any(|client| client.client_key == *client_key) {
+    if matches!(letter.body, LetterBody::Leaving) {
+        // It counts also if the sender's credential has ended since: nobody renews that.
+        if identity::has_device(tx, user, client_key)? != Some(true) {
+            // Another device was faster.
+            numbers::check(tx, client_key, &letter.subject, &letter.stamp)?;
+            numbers::keep(tx, client_key, &letter.subject, &letter.stamp)?;
+            return Ok(Fate::Done);
+        }
+    } else if !found.clients.iter().any(|client| client.client_key == *client_key) {
         return Err(Rejection::invalid("a letter is from a device that is not its user's, or not any more"));
     }
     match identity::heard(tx, user, client_key, &letter.stamp.eid)? {
@@ -141,6 +149,7 @@ pub(super) fn take_effect(
             return Err(Rejection::invalid("the server keeps back a user's profile"));
         }
         LetterBody::Gone => {}
+        LetterBody::Leaving => identity::said_to_leave(tx, client_key)?,
     }
     Ok(Fate::Done)
 }
@@ -297,6 +306,31 @@ mod tests {
         }
         assert!(store.write(|tx| moved(tx, &name(&bob), &name(&robert))).unwrap(), "a lookup showed it");
         assert_eq!(waits(), [&robert, &robert, &alice].map(String::clone));
+    }
+
+    #[test]
+    fn a_letter_of_a_device_that_is_out_of_the_identity_has_nobody_removed_and_is_taken_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options::default();
+        let store = Store::create(directory.path(), &options).unwrap();
+        let (bob, client_key): (UserName, _) =
+            ("bob@example.org".parse().unwrap(), SigningKey::generate().public_key());
+        let eid = EidState::founded(0, Transcript::new([1; 32]));
+        let sender = Sender::Found(VerifiedUser { name: bob.clone(), eid, clients: Vec::new() });
+        let letter = WaitingLetter {
+            client_key,
+            subject: LetterBody::Leaving.subject(),
+            stamp: Stamp { time: store.now(), number: 1, eid },
+            body: LetterBody::Leaving,
+            home_key: None,
+            address: None,
+        };
+        let take = || store.write(|tx| Ok(take_effect(tx, &bob, &sender, &letter, &options))).unwrap();
+        assert!(matches!(take(), Ok(Fate::Done)), "another device was faster");
+        assert!(matches!(take(), Err(Rejection::Invalid(_))), "it came again");
+        let waits = "SELECT count(*) FROM leaving_devices";
+        let waiting = store.read(|tx| Ok(tx.sql().query_row(waits, [], |row| row.get::<_, u64>(0))?));
+        assert_eq!(waiting.unwrap(), 0);
     }
 
     #[test]

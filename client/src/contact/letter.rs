@@ -81,6 +81,8 @@ pub enum LetterBody {
     /// A group that a device of the sender's own user is to come into: what [`crate::group`] hands over,
     /// in CBOR.
     Group { group_id: GroupId, handover: Payload },
+    /// "I log out: remove me", to a device of the sender's own user. It names nobody: no device says this of another.
+    Leaving,
 }
 
 /// "I would like to add you to groups."
@@ -175,6 +177,7 @@ impl LetterBody {
             Self::Missed => "missed".to_owned(),
             Self::Contacts { part, .. } => format!("contacts {part}"),
             Self::Group { group_id, .. } => format!("group {}", group_id.to_base64url()),
+            Self::Leaving => "leaving".to_owned(),
         }
     }
 }

@@ -65,6 +65,7 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
         | LetterBody::Missed
         | LetterBody::Contacts { .. }
         | LetterBody::Group { .. }
+        | LetterBody::Leaving
             if user != account.user =>
         {
             return Err(Rejection::invalid("secrets came that are not from a device of ours"));

@@ -35,7 +35,7 @@ pub use self::{
 pub(crate) use self::{
     block::{block, unblock},
     contacts::{forget_friend, friend},
-    deposits::{deliver_deposits, write_group},
+    deposits::{deliver_deposits, say_leaving, write_group},
     effects::moved,
     friendship::Friendship,
     handover::{handover, take_over},

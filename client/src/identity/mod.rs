@@ -10,6 +10,7 @@ pub(crate) mod eid;
 mod handover;
 mod issuer;
 mod known;
+mod leaving;
 mod link;
 mod lookup;
 mod own_devices;
@@ -38,6 +39,7 @@ pub(crate) use self::{
         accept_reset, compare, confirmed, has_device, is_again, is_device, known, own_state, pending_reset,
         rename, set_verified,
     },
+    leaving::{remove_leaving, said_to_leave},
     lookup::look_up,
     own_devices::own_devices,
 };

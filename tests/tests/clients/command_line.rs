@@ -210,6 +210,39 @@ async fn devices_are_listed_named_and_removed() {
     assert!(refused(&unknown).contains("nobody here has that name"), "{}", text(&unknown.stderr));
 }
 
+#[tokio::test]
+async fn a_device_that_logs_out_says_what_becomes_of_it() {
+    let world = World::builder().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let phone = world.person("alice").await;
+    let tablet = world.device(&phone, "tablet").await;
+    let (url, bad_url) = (world.server().url(), line.url());
+    let [of_phone, of_tablet] = [&phone, &tablet].map(|client| client.directory().to_owned());
+    let key = tablet.client_key().to_base64url();
+    drop((phone, tablet));
+
+    line.go_away();
+    let waits = run(&of_tablet, &bad_url, &["log-out"]).await;
+    assert_eq!(waits.status.code(), Some(75), "try again later");
+    assert!(
+        text(&waits.stderr).contains(&format!("`devices remove {}`", &key[..8])),
+        "{}",
+        text(&waits.stderr)
+    );
+    line.mend();
+    let out = run(&of_tablet, &bad_url, &["log-out"]).await;
+    done(&out);
+    assert!(text(&out.stderr).contains("other devices were told"), "{}", text(&out.stderr));
+    assert!(!of_tablet.exists(), "nothing is left here");
+
+    done(&run(&of_phone, url, &["follow", "--once"]).await);
+    assert_eq!(done(&run(&of_phone, url, &["devices"]).await).lines().count(), 1);
+    let out = run(&of_phone, url, &["log-out"]).await;
+    done(&out);
+    assert!(text(&out.stderr).contains("`reset`"), "{}", text(&out.stderr));
+    world.close();
+}
+
 /// The words that `register` or `recovery-key` shows.
 fn words_in(shown: &str) -> String {
     let words = shown.lines().find_map(|line| line.strip_prefix("Recovery key: "));

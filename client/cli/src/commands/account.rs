@@ -5,7 +5,8 @@ use std::{io::IsTerminal as _, path::PathBuf};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use postern_client::{
-    Client, ClientBuilder, OwnerProof, RecoveryKey, StillIn, recovery_key_of, recovery_words,
+    Client, ClientBuilder, Farewell, OwnerProof, RecoveryKey, StillIn, recovery_key_of, recovery_words,
+    safe_text,
 };
 use postern_protocol::{
     admission::{Admission, IdToken, InviteCode},
@@ -113,6 +114,11 @@ pub enum Command {
         domain: Domain,
     },
     /// Delete this device's mailboxes and keys, at the server and here
+    #[command(
+        long_about = "Delete this device's mailboxes and keys, at the server and here. Your other devices are told: the \
+                      first one that receives it removes this one from your devices and from your groups. If none of \
+                      them can be told, `devices remove` on one of them does the same."
+    )]
     LogOut,
 }
 
@@ -330,10 +336,30 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
         }
         Command::LogOut => {
             let client = global.open()?;
-            client.log_out().await?;
+            let device = device_name(&client.client_key());
+            let farewell = client.log_out().await.inspect_err(|error| {
+                if error.is_passing() {
+                    note(&format!(
+                        "This device is not logged out yet. `log-out` goes on once the server can be reached. If you cannot \
+                         wait, delete {} and remove the device on another one: `devices remove {device}`.",
+                        global.state.display()
+                    ));
+                }
+            })?;
             drop(client);
             remove_state(global)?;
             note("This device has nothing left at the server, and nothing here.");
+            match farewell {
+                Farewell::Told { .. } => {
+                    note("Your other devices were told: the first one that receives it removes this one.");
+                }
+                Farewell::Last => note("You have no other device in use: `reset` begins anew with one."),
+                Farewell::Removed => {}
+                Farewell::Untold { reason } => note(&format!(
+                    "Your other devices could not be told: {}. Remove this one there: `devices remove {device}`.",
+                    safe_text(&reason)
+                )),
+            }
             Ok(())
         }
     }

@@ -76,6 +76,9 @@ CREATE TABLE watched_devices (
     silent INTEGER                      -- since when looks showed no valid credential of it; null: the last one did
 ) STRICT;
 
+-- This user's other devices that said that they log out, until they are out of the own EID.
+CREATE TABLE leaving_devices (client_key BLOB PRIMARY KEY) STRICT;
+
 -- When this user's own devices were looked after last, in seconds since 1970.
 CREATE TABLE identity_upkeep (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL) STRICT;
 

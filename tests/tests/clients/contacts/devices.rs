@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use postern_client::Event;
+use postern_client::{Event, Farewell};
 use postern_protocol::{PublicKey, problem::ProblemType, second_proof::RecoveryKey};
 use postern_tests_kit::{World, befriend};
 
 use super::{
-    answers, asks, contact, is_about_contacts, is_ignored, letters, shy, shy_person, sync, until, with,
+    answers, asks, contact, is_about_contacts, is_ignored, letters, send_again, shy, shy_person, sync, until,
+    with,
 };
 
 #[tokio::test]
@@ -165,5 +166,69 @@ async fn what_one_device_accepts_no_other_device_answers_to_a_removed_one() {
     until(&alice, answers(phone.user())).await;
     let _ = stolen.sync(Duration::ZERO).await;
     assert_eq!(letters(&stolen).len(), before, "nobody writes to it");
+    world.close();
+}
+
+#[tokio::test]
+async fn the_letter_of_a_device_that_logged_out_removes_no_later_one_when_a_server_sends_it_again() {
+    let world = World::builder().tokens(20).start().await;
+    let phone = world.person("bob").await;
+    let tablet = with(world.device(&phone, "tablet").await, shy());
+    let old = world.device(&phone, "old").await;
+    let others = [&phone, &tablet];
+    for device in others {
+        sync(device).await;
+    }
+    let before = others.map(|device| letters(device).len());
+    assert_eq!(old.log_out().await.unwrap(), Farewell::Told { devices: 2 });
+    for device in others {
+        let events = sync(device).await;
+        assert!(!is_ignored(&events, "not any more"), "one is faster, the other sees it: {events:?}");
+        assert_eq!(device.devices().await.unwrap().len(), 2);
+    }
+    let said = [0, 1].map(|place| letters(others[place])[before[place]..].to_vec());
+
+    let new = world.device(&phone, "new").await;
+    for device in others {
+        sync(device).await;
+    }
+    let found = phone.look_up(phone.user()).await.unwrap();
+    assert_eq!(found.clients.len(), 3);
+    for (device, said) in others.into_iter().zip(&said) {
+        assert!(!said.is_empty());
+        for letter in said {
+            send_again(&world, device, letter).await;
+        }
+        let events = sync(device).await;
+        assert!(is_ignored(&events, "came again"), "{events:?}");
+    }
+    assert_eq!(phone.look_up(phone.user()).await.unwrap().eid, found.eid, "nobody changed anything");
+    assert!(phone.devices().await.unwrap().iter().any(|device| device.client_key == new.client_key()));
+    world.close();
+}
+
+#[tokio::test]
+async fn two_devices_that_log_out_at_once_are_both_removed_and_the_last_one_tells_nobody() {
+    let world = World::builder().start().await;
+    let phone = world.person("bob").await;
+    let tablet = world.device(&phone, "tablet").await;
+    let laptop = world.device(&phone, "laptop").await;
+    // The tablet has no mailbox any more when the laptop writes.
+    for (device, devices) in [(&tablet, 2), (&laptop, 1)] {
+        assert_eq!(device.log_out().await.unwrap(), Farewell::Told { devices });
+    }
+    sync(&phone).await;
+    assert_eq!(phone.devices().await.unwrap().len(), 1);
+    assert_eq!(phone.log_out().await.unwrap(), Farewell::Last);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_removed_device_logs_out_and_tells_nobody() {
+    let world = World::builder().start().await;
+    let phone = world.person("bob").await;
+    let stolen = world.device(&phone, "stolen").await;
+    phone.remove_device(&stolen.client_key()).await.unwrap();
+    assert_eq!(stolen.log_out().await.unwrap(), Farewell::Removed);
     world.close();
 }

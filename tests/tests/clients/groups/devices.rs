@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use postern_client::{Client, Error, Event, Options};
-use postern_protocol::{ds::GroupId, encoding::Encoding, problem::ProblemType};
+use postern_client::{Client, Error, Event, Farewell, Options};
+use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding, problem::ProblemType};
 use postern_tests_kit::{BadLine, PATIENCE, World, befriend, eventually, joined};
 
 use super::{group_of_three, hears, members::answer, names, patient, receive, with};
@@ -167,6 +167,59 @@ async fn a_device_that_was_removed_from_its_user_is_removed_from_all_groups() {
     joined(&phone, 1).await;
     phone.group_with_id(&group).send("from the phone").await.unwrap();
     hears(&alice, "from the phone").await;
+}
+
+/// Waits until each of these clients sees Alice and Carol in the group with a device each, and Bob with so many.
+async fn see_devices_of_bob(clients: [&Client; 4], group: &GroupId, number: usize) {
+    let mut expected: Vec<_> = ["alice", "carol"].map(|name| format!("{name}@home.example")).to_vec();
+    expected.extend(vec!["bob@home.example".to_owned(); number]);
+    expected.sort();
+    let all_see = async || {
+        for client in clients {
+            receive(client).await;
+        }
+        clients.iter().all(|client| names(client, group) == expected).then_some(())
+    };
+    eventually("each of them sees the devices", all_see).await;
+}
+
+#[tokio::test]
+async fn a_device_that_logs_out_is_removed_by_the_users_others_and_from_all_groups() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let tablet = with_tablet(&world, [&bob, &alice, &carol], &group).await;
+    let phone = world.device(&bob, "phone").await;
+    receive(&bob).await;
+    joined(&phone, 1).await;
+    let clients = [&bob, &phone, &alice, &carol];
+    see_devices_of_bob(clients, &group, 3).await;
+    for reader in [&alice, &carol] {
+        assert_eq!(reader.look_up(bob.user()).await.unwrap().clients.len(), 3);
+        reader.sync(Duration::ZERO).await.unwrap();
+    }
+
+    assert_eq!(tablet.log_out().await.unwrap(), Farewell::Told { devices: 2 });
+    see_devices_of_bob(clients, &group, 2).await;
+    let mut expected = [&bob, &phone].map(Client::client_key);
+    expected.sort();
+    for device in [&bob, &phone] {
+        let mut devices: Vec<PublicKey> =
+            device.devices().await.unwrap().iter().map(|device| device.client_key).collect();
+        devices.sort();
+        assert_eq!(devices, expected);
+    }
+    let removed = Event::DeviceRemoved { user: bob.user().clone(), device: tablet.client_key() };
+    for reader in [&alice, &carol] {
+        let found = reader.look_up(bob.user()).await.unwrap();
+        let mut devices: Vec<PublicKey> = found.clients.iter().map(|client| client.client_key).collect();
+        devices.sort();
+        assert_eq!(devices, expected);
+        assert!(reader.sync(Duration::ZERO).await.unwrap().contains(&removed), "contacts are told");
+    }
+    phone.group_with_id(&group).send("without it").await.unwrap();
+    for client in [&alice, &bob, &carol] {
+        hears(client, "without it").await;
+    }
 }
 
 #[tokio::test]

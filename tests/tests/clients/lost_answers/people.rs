@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use postern_client::{Client, ProfileChange};
+use postern_client::{Client, Farewell, Options, ProfileChange};
 use postern_protocol::problem::ProblemType;
-use postern_tests_kit::{BadLine, World, befriend, eventually, joined};
+use postern_tests_kit::{BadLine, World, befriend, eventually, joined, with};
 
-use super::{ALL_ATTEMPTS, Scene, insist_after, register};
+use super::{ALL_ATTEMPTS, Scene, insist_after, options, register};
 
 #[tokio::test]
 async fn a_first_contact_comes_about_though_answers_were_lost() {
@@ -66,6 +66,23 @@ async fn a_user_is_blocked_and_a_device_gone_though_answers_were_lost() {
     }
     scene.alice.log_out().await.unwrap();
     assert!(Client::open(scene.alice.directory()).is_err());
+}
+
+#[tokio::test]
+async fn a_device_that_logs_out_is_removed_by_another_though_answers_were_lost() {
+    let world = World::builder().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let phone = world.person("alice").await;
+    let cases =
+        ["GET /as/users/", "POST /qs/deposits"].map(|named| [1, ALL_ATTEMPTS].map(|times| (named, times)));
+    for (place, (named, times)) in cases.into_iter().flatten().enumerate() {
+        let tablet = world.device(&phone, &format!("tablet-{place}")).await;
+        let tablet = with(tablet, Options { server: Some(line.url()), ..options() });
+        let farewell = insist_after(&line, (named, 0), times, async || tablet.log_out().await).await;
+        assert_eq!(farewell, Farewell::Told { devices: 1 });
+        phone.sync(Duration::ZERO).await.unwrap();
+        assert_eq!(phone.devices().await.unwrap().len(), 1, "{named}, lost {times} times");
+    }
 }
 
 #[tokio::test]
