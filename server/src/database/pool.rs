@@ -12,7 +12,10 @@ use deadpool_postgres::{
     ClientWrapper, Connect, Hook, HookError, Manager, ManagerConfig, Metrics, Object, Pool, RecyclingMethod,
     Runtime,
 };
-use futures_util::future::{BoxFuture, pending};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, pending},
+};
 use rand::Rng;
 use tokio::{
     runtime::Handle,
@@ -313,7 +316,8 @@ async fn answered<T>(
     let begun = Instant::now();
     let in_vain = async {
         match overseer {
-            Some(overseer) => overseer.finds_no_work().await,
+            // Boxed, so that the calls of all lanes do not hold what only those of chores need.
+            Some(overseer) => overseer.finds_no_work().boxed().await,
             None => pending().await,
         }
     };

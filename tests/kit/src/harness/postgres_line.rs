@@ -157,5 +157,5 @@ async fn silence(
         before = all.len();
     }
     // The line is gone, and its connections end with it.
-    pending().await
+    pending::<()>().await;
 }
