@@ -5,8 +5,9 @@
 //! A signature always covers, in this order: `@method`, `@authority`, `@path`, `@query`,
 //! `content-digest`, and `authorization` when the request carries a token. The authority is the home
 //! domain of the server that is asked, whatever host leads to it, so that no other server takes the
-//! request. Since a token works once, a captured request cannot be replayed; where no token is spent,
-//! the server remembers the signature ([`Verified::digest`]) for as long as it is fresh.
+//! request. The body is covered by its digest, so that a request is verified before its body is read
+//! ([`verify_head`]). Since a token works once, a captured request cannot be replayed; where no token is
+//! spent, the server remembers the signature ([`Verified::digest`]) for as long as it is fresh.
 
 use std::{
     borrow::Cow,
@@ -59,6 +60,38 @@ pub struct Verified {
 /// The hash of a signature, see [`Verified::digest`].
 pub type SignatureDigest = [u8; 32];
 
+/// A signature that verifies by the head of a request alone. The body may not be here yet: only its digest is signed.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifiedHead {
+    verified: Verified,
+    /// SHA-256 of the body that was signed.
+    body: [u8; 32],
+    created: u64,
+    expires: Option<u64>,
+}
+
+impl VerifiedHead {
+    /// The key that signed.
+    pub fn key(&self) -> PublicKey {
+        self.verified.key
+    }
+
+    /// The signature, once the body is here.
+    ///
+    /// # Errors
+    /// [`SignatureError::WrongDigest`], and [`SignatureError::NotFresh`] for one that ended while the body came: nobody
+    /// remembers it any longer.
+    pub fn with_body(self, body: &[u8]) -> Result<Verified, SignatureError> {
+        if !is_fresh(self.created, self.expires) {
+            return Err(SignatureError::NotFresh);
+        }
+        if sha256(&[body]) != self.body {
+            return Err(SignatureError::WrongDigest);
+        }
+        Ok(self.verified)
+    }
+}
+
 /// A request's signature is not accepted; each message says what to mend.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SignatureError {
@@ -74,7 +107,7 @@ pub enum SignatureError {
     UnknownKey,
     #[error("the signature is too old or from the future: check the clock")]
     NotFresh,
-    #[error("Content-Digest does not match the body")]
+    #[error("Content-Digest must be the sha-256 of the body (RFC 9530)")]
     WrongDigest,
     #[error("the signature does not verify: @authority must be the home domain of this server")]
     Invalid,
@@ -115,6 +148,14 @@ pub fn sign(target: Target<'_>, headers: &mut HeaderMap, body: &[u8], key: &Sign
 /// # Errors
 /// [`SignatureError`], which does not quote the request.
 pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Verified, SignatureError> {
+    verify_head(target, headers)?.with_body(body)
+}
+
+/// Verifies a request before its body is here.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_head(target: Target<'_>, headers: &HeaderMap) -> Result<VerifiedHead, SignatureError> {
     let signed = parse(headers)?;
     let params = signed.signature_params();
     let covered: Vec<String> =
@@ -126,12 +167,11 @@ pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Ve
         return Err(SignatureError::UnknownKey);
     }
     let key = key_of(params)?;
-    if !params.created.is_some_and(is_fresh) || params.is_expired() {
+    let (created, expires) = (params.created.ok_or(SignatureError::NotFresh)?, params.expires);
+    if !is_fresh(created, expires) {
         return Err(SignatureError::NotFresh);
     }
-    if header(headers, &CONTENT_DIGEST) != Some(content_digest(body).as_str()) {
-        return Err(SignatureError::WrongDigest);
-    }
+    let body = signed_digest(headers).ok_or(SignatureError::WrongDigest)?;
     let base = received_base(target, headers).ok_or(SignatureError::Malformed)?;
     let signature = STANDARD
         .decode(signed.signature().to_string())
@@ -139,7 +179,7 @@ pub fn verify(target: Target<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Ve
         .map_err(|_| SignatureError::Malformed)?;
     key.verify(base.as_bytes(), &signature).map_err(|_| SignatureError::Invalid)?;
     let digest = sha256(&[Label::USED_SIGNATURE.as_bytes(), signature.as_bytes()]);
-    Ok(Verified { key, digest })
+    Ok(VerifiedHead { verified: Verified { key, digest }, body, created, expires })
 }
 
 fn key_of(params: &HttpSignatureParams) -> Result<PublicKey, SignatureError> {
@@ -239,10 +279,18 @@ fn content_digest(body: &[u8]) -> String {
     format!("sha-256=:{}:", STANDARD.encode(sha256(&[body])))
 }
 
-fn is_fresh(created: u64) -> bool {
+/// The digest in `Content-Digest`; none if no body has it.
+fn signed_digest(headers: &HeaderMap) -> Option<[u8; 32]> {
+    let digest = header(headers, &CONTENT_DIGEST)?.strip_prefix("sha-256=:")?.strip_suffix(':')?;
+    STANDARD.decode(digest).ok()?.try_into().ok()
+}
+
+/// Whether a signature with these times counts now.
+fn is_fresh(created: u64, expires: Option<u64>) -> bool {
     let created = UNIX_EPOCH + Duration::from_secs(created.min(u64::from(u32::MAX)));
     let now = SystemTime::now();
-    created <= now + MAX_CLOCK_SKEW && created + MAX_AGE >= now
+    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    created <= now + MAX_CLOCK_SKEW && created + MAX_AGE >= now && expires.is_none_or(|end| end >= seconds)
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -341,6 +389,37 @@ mod tests {
         let mut tokenless = headers;
         tokenless.remove(AUTHORIZATION);
         assert_eq!(verify(TARGET, &tokenless, b"body"), Err(SignatureError::WrongComponents));
+    }
+
+    #[test]
+    fn a_head_is_verified_before_its_body_is_here() {
+        let (mut headers, key) = signed(b"body");
+        let head = verify_head(TARGET, &headers).unwrap();
+        assert_eq!(head.key(), key);
+        assert_eq!(head.with_body(b"body").map(|verified| verified.key), Ok(key));
+        assert_eq!(head.with_body(b"other"), Err(SignatureError::WrongDigest));
+        assert_eq!(head.with_body(b""), Err(SignatureError::WrongDigest));
+        let ended = VerifiedHead { created: head.created - MAX_AGE.as_secs() - 1, ..head };
+        assert_eq!(ended.with_body(b"body"), Err(SignatureError::NotFresh));
+        assert_eq!(
+            VerifiedHead { expires: Some(1), ..head }.with_body(b"body"),
+            Err(SignatureError::NotFresh)
+        );
+        let stranger = Target { authority: "example.net", ..TARGET };
+        assert_eq!(verify_head(stranger, &headers).err(), Some(SignatureError::Invalid));
+        let digest = content_digest(b"other");
+        for (digest, expected) in [
+            (digest.as_str(), SignatureError::Invalid),
+            ("sha-256=::", SignatureError::WrongDigest),
+            ("sha-256=:AAAA:", SignatureError::WrongDigest),
+            (digest.trim_end_matches(':'), SignatureError::WrongDigest),
+            (digest.trim_start_matches("sha-"), SignatureError::WrongDigest),
+        ] {
+            headers.insert(CONTENT_DIGEST, HeaderValue::from_str(digest).unwrap());
+            assert_eq!(verify_head(TARGET, &headers).err(), Some(expected), "{digest}");
+        }
+        headers.remove(CONTENT_DIGEST);
+        assert_eq!(verify_head(TARGET, &headers).err(), Some(SignatureError::WrongDigest));
     }
 
     #[test]

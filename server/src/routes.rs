@@ -2,7 +2,7 @@
 //! exceptions that AAS-1 names, and a rendezvous, which was paid for when it was made (AS-7). Through the gateway, which is
 //! an `enclosing` one, the paid and the `published` ones are there (FED-5). The bodies of `large` ones may be as large as
 //! the operator lets any be, those `of_homeservers` as large as the protocol says; in those of `sealed` ones is another
-//! request.
+//! request. Those of `admitting` ones are read once their signers are admitted.
 
 use http::Method;
 use postern_protocol::{
@@ -79,7 +79,9 @@ pub fn all() -> Vec<Route<App>> {
         paid!(POST "/qs/queues/{queue_id}/keys" qs::rotate_keys),
         paid!(POST "/qs/queues/{queue_id}/delete" qs::delete_queue),
         paid!(POST "/qs/deposits" qs::deposit),
-        paid!(POST "/qs/deliveries" qs::receive_deliveries).of_homeservers(Deliveries::MOST_BYTES),
+        paid!(POST "/qs/deliveries" qs::receive_deliveries).of_homeservers(Deliveries::MOST_BYTES).admitting(
+            |app: &App, signer, _| Box::pin(qs::receive_deliveries::admit(app.qs.clone(), signer)),
+        ),
         paid!(PUT "/qs/key-packages" qs::publish_key_packages).large(),
         paid!(POST "/qs/key-packages/fetch" qs::fetch_key_packages),
         paid!(POST "/qs/key-packages/count" qs::count_key_packages),
@@ -107,7 +109,11 @@ pub fn all() -> Vec<Route<App>> {
         open!(GET "/as/registration" auth::registration_terms),
         open!(POST "/as/account/end" auth::end_identity).at_most(EndIdentity::MAX_BYTES),
         open!(POST "/as/account/reset" auth::reset_account).at_most(ResetAccount::MAX_BYTES),
-        enclosing!(POST "/gateway" federation::open_request).sealed(),
+        enclosing!(POST "/gateway" federation::open_request).sealed().admitting(
+            |app: &App, signer, source| {
+                Box::pin(federation::open_request::admit(app.federation.clone(), signer, source))
+            },
+        ),
         open!(POST "/homeservers" federation::introduce_server),
         open!(GET "/as/keys" auth::published_keys).published(),
         open!(GET "/qs/keys" qs::published_keys).published(),

@@ -1,6 +1,7 @@
 //! Federation: the homeservers of other domains, and this one's description of itself for them (FED-1). The database
 //! decides which domains it deals with (FED-2).
 
+pub mod admission;
 mod allowances;
 pub mod describe_server;
 mod discovery;
@@ -172,6 +173,7 @@ impl Federation {
 pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
     use crate::database::outcome::declared;
     vec![
+        declared::<admission::FindSignerOutcome>(),
         declared::<gateway_keys::AddGatewayKeyOutcome>(),
         declared::<discovery::FindHomeserverOutcome>(),
         declared::<discovery::KeepHomeserverOutcome>(),

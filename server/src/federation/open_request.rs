@@ -6,13 +6,14 @@
 use std::time::Instant;
 
 use postern_protocol::{
+    PublicKey,
     name::Domain,
     oblivious::{REQUEST_MEDIA_TYPE, RESPONSE_MEDIA_TYPE, decode_request, encode_response},
     problem::{Problem, ProblemType},
     signature::Verified,
 };
 
-use super::Federation;
+use super::{Federation, admission};
 use crate::{
     database::{SqlOutcome, outcome},
     http::{Answer, Enclosed, Failure, Request, SourceAddress},
@@ -27,10 +28,21 @@ outcome! {
     }
 }
 
+/// Lets a homeserver send the body of its request, at the pace of its domain.
+///
+/// # Errors
+/// Too many requests; those of [`admission::admit`].
+pub async fn admit(federation: Federation, signer: PublicKey, source: SourceAddress) -> Result<(), Failure> {
+    if !federation.pace.takes(&signer, Some(source.network()), Instant::now()) {
+        return Err(Failure::Overloaded("a homeserver sends too many requests"));
+    }
+    admission::admit(&federation.home, &federation.pace, signer).await
+}
+
 pub async fn open_request(federation: Federation, mut request: Request) -> Result<Enclosed, Failure> {
     request.one_of(&[REQUEST_MEDIA_TYPE])?;
     let signer = request.verify()?;
-    let domain = federation.admit_relay(&signer, request.source()).await?;
+    let domain = federation.admit_relay(&signer).await?;
     let mut place = federation.place(&federation.gateway, &domain, &mut request).await?;
     let (_, sealed) = request.one_of(&[REQUEST_MEDIA_TYPE])?;
     let (opened, answer) = federation.gateway_keys.open(&federation.home, sealed).await?;
@@ -47,10 +59,7 @@ pub async fn open_request(federation: Federation, mut request: Request) -> Resul
 
 impl Federation {
     /// The domain whose homeserver signed a request, which the gateway takes.
-    async fn admit_relay(&self, signer: &Verified, source: SourceAddress) -> Result<Domain, Failure> {
-        if !self.pace.takes(&signer.key, Some(source.network()), Instant::now()) {
-            return Err(Failure::Overloaded("a homeserver sends too many requests"));
-        }
+    async fn admit_relay(&self, signer: &Verified) -> Result<Domain, Failure> {
         let sql = "SELECT outcome, domain FROM federation.admit_relay($1, $2)";
         let (key, digest) = (signer.key.as_bytes().as_slice(), signer.digest.as_slice());
         let row = self.home.database.query_one(sql, &[&key, &digest]).await?;

@@ -11,6 +11,8 @@ use postern_protocol::{PublicKey, name::Domain};
 
 /// Keys that are remembered at most. Only admitted ones are.
 const MAX_KEYS: usize = if cfg!(test) { 4 } else { 10_000 };
+/// Time for which a key that was admitted is known without another look in the database.
+const HOLDS: Duration = Duration::from_secs(10);
 /// Senders whose requests are counted at most, unless more of them sent some within a second.
 const MAX_COUNTED: usize = 10_000;
 
@@ -21,9 +23,16 @@ pub struct Pace {
 
 #[derive(Default)]
 struct Known {
-    /// The domains of keys, and when these signed last.
-    domains: HashMap<PublicKey, (Domain, Instant)>,
+    keys: HashMap<PublicKey, Admitted>,
     left: HashMap<Sender, Left>,
+}
+
+/// A key that was admitted.
+struct Admitted {
+    domain: Domain,
+    at: Instant,
+    /// The moment at which it signed last.
+    used: Instant,
 }
 
 /// The sender that a request counts for.
@@ -69,9 +78,9 @@ impl Pace {
         longest: Duration,
     ) -> Option<Duration> {
         let mut known = self.known();
-        let domain = known.domains.get_mut(key).map(|(domain, used)| {
-            *used = now;
-            domain.clone()
+        let domain = known.keys.get_mut(key).map(|admitted| {
+            admitted.used = now;
+            admitted.domain.clone()
         });
         let sender = domain.map(Sender::Domain).or(network.map(Sender::Network));
         let Some(sender) = sender else { return Some(Duration::ZERO) };
@@ -92,18 +101,23 @@ impl Pace {
     /// Remembers the domain of a key that was admitted, in place of the key that was not used for longest.
     pub fn admitted(&self, key: PublicKey, domain: &Domain, now: Instant) {
         let mut known = self.known();
-        if known.domains.len() >= MAX_KEYS && !known.domains.contains_key(&key) {
-            let oldest = known.domains.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
+        if known.keys.len() >= MAX_KEYS && !known.keys.contains_key(&key) {
+            let oldest = known.keys.iter().min_by_key(|(_, admitted)| admitted.used).map(|(key, _)| *key);
             if let Some(oldest) = oldest {
-                known.domains.remove(&oldest);
+                known.keys.remove(&oldest);
             }
         }
-        known.domains.insert(key, (domain.clone(), now));
+        known.keys.insert(key, Admitted { domain: domain.clone(), at: now, used: now });
+    }
+
+    /// Whether a key was admitted a moment ago.
+    pub fn is_known(&self, key: &PublicKey, now: Instant) -> bool {
+        self.known().keys.get(key).is_some_and(|admitted| now.duration_since(admitted.at) < HOLDS)
     }
 
     /// The domain of a key, if it is known.
     pub fn domain(&self, key: &PublicKey) -> Option<Domain> {
-        self.known().domains.get(key).map(|(domain, _)| domain.clone())
+        self.known().keys.get(key).map(|admitted| admitted.domain.clone())
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -172,6 +186,20 @@ mod tests {
         }
         assert_eq!(pace.domain(&kept), Some(domain));
         assert_eq!(pace.domain(&idle), None);
-        assert_eq!(pace.known().domains.len(), MAX_KEYS);
+        assert_eq!(pace.known().keys.len(), MAX_KEYS);
+    }
+
+    #[test]
+    fn a_key_is_known_for_a_moment_after_it_was_admitted() {
+        let (pace, start) = (Pace::new(10), Instant::now());
+        let (key, domain) = (SigningKey::generate().public_key(), "a.example".parse().unwrap());
+        assert!(!pace.is_known(&key, start));
+        pace.admitted(key, &domain, start);
+        let end = start + HOLDS;
+        assert!(pace.is_known(&key, start) && pace.is_known(&key, end - Duration::from_millis(1)));
+        assert!(pace.takes(&key, None, end - Duration::from_millis(1)));
+        assert!(!pace.is_known(&key, end), "that it signs shows nothing");
+        pace.admitted(key, &domain, end);
+        assert!(pace.is_known(&key, end));
     }
 }

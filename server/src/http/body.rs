@@ -8,8 +8,8 @@ use std::{
 };
 
 use bytes::Buf;
-use futures_util::{FutureExt, Stream, StreamExt};
-use http::{HeaderMap, header};
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
+use http::{HeaderMap, HeaderValue, header};
 use postern_protocol::problem::{Problem, ProblemType};
 use tokio::{
     select,
@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{
+    activity::Arrival,
     answer::Failure,
     memory::{Budget, Memory},
     source::SourceAddress,
@@ -56,6 +57,57 @@ pub struct Body {
     memory: Memory,
 }
 
+/// A body of which nothing was read yet.
+pub trait Incoming: Send + 'static {
+    /// Reads it to its end, once its request is admitted; of another one nothing is read.
+    ///
+    /// # Errors
+    /// Those of the admission; a body that is too large, too slow, or ends early; a lack of memory for it.
+    fn read(self, admitted: BoxFuture<'_, Result<(), Failure>>) -> BoxFuture<'_, Result<Body, Failure>>;
+}
+
+/// The body of a request that came over a connection.
+pub struct Arriving<S> {
+    bodies: Bodies,
+    arrival: Arrival,
+    announced: Announced,
+    max_bytes: u64,
+    body: S,
+}
+
+/// What a request's header says of its body.
+#[derive(Clone, Copy, Default)]
+struct Announced {
+    length: Option<u64>,
+    /// Whether the client sends it only when it is told to go on (RFC 9110 §10.1.1).
+    is_held_back: bool,
+}
+
+impl<S, B> Incoming for Arriving<S>
+where
+    S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
+    B: Buf + Send + 'static,
+{
+    fn read(self, admitted: BoxFuture<'_, Result<(), Failure>>) -> BoxFuture<'_, Result<Body, Failure>> {
+        let Self { bodies, arrival, announced, max_bytes, body } = self;
+        Box::pin(async move {
+            let body = bodies.read(arrival.source(), announced, body, max_bytes, admitted).await;
+            arrival.is_over();
+            body
+        })
+    }
+}
+
+/// A body that came in another one, and is here.
+impl Incoming for Body {
+    fn read(self, admitted: BoxFuture<'_, Result<(), Failure>>) -> BoxFuture<'_, Result<Body, Failure>> {
+        Box::pin(async move {
+            admitted.await?;
+            Ok(self)
+        })
+    }
+}
+
 impl Bodies {
     pub fn new(limits: &Limits) -> Self {
         let least = limits.body_bytes_per_second.saturating_mul(WINDOW.as_secs());
@@ -69,17 +121,24 @@ impl Bodies {
         Self(Arc::new(Shared { bounds, budget: Budget::new(budget, bounds.bytes) }))
     }
 
+    /// The body that comes with a request of these headers, of at most so many bytes.
+    pub fn arriving<S>(&self, arrival: Arrival, headers: &HeaderMap, body: S, max_bytes: u64) -> Arriving<S> {
+        Arriving { bodies: self.clone(), arrival, announced: Announced::by(headers), max_bytes, body }
+    }
+
     /// Reads a body of at most so many bytes to its end, whether or not its length was announced. One that announces too
-    /// much is refused before anything is read.
+    /// much, and one whose request is not admitted, is refused before anything is read.
     ///
     /// # Errors
-    /// `body-too-large`, `body-too-slow`, `malformed-request` for a body that ends early; a lack of memory for it.
-    pub async fn read<S, B>(
+    /// `body-too-large`, `body-too-slow`, `malformed-request` for a body that ends early; a lack of memory for it; those of
+    /// the admission.
+    async fn read<S, B>(
         &self,
         source: SourceAddress,
-        announced: Option<u64>,
+        announced: Announced,
         body: S,
         max_bytes: u64,
+        admitted: BoxFuture<'_, Result<(), Failure>>,
     ) -> Result<Body, Failure>
     where
         S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
@@ -87,7 +146,18 @@ impl Bodies {
     {
         let mut body: Pin<Box<S>> = Box::pin(body);
         let bounds = Bounds { bytes: self.0.bounds.bytes.min(max_bytes), ..self.0.bounds };
-        let whole = self.read_whole(source, announced, body.as_mut(), bounds).await;
+        let admitted = match announced.length {
+            Some(length) if length > bounds.bytes => Err(bounds.too_large().into()),
+            _ => admitted.await,
+        };
+        if let Err(failure) = admitted {
+            // To read on would tell a client that holds the body back to send it.
+            if !announced.is_held_back {
+                tokio::spawn(timeout(LINGER, discard(body)));
+            }
+            return Err(failure);
+        }
+        let whole = self.read_whole(source, body.as_mut(), bounds).await;
         if matches!(&whole, Err(Failure::Refused(problem)) if problem.kind == ProblemType::BodyTooLarge) {
             tokio::spawn(timeout(LINGER, discard(body)));
         }
@@ -97,17 +167,9 @@ impl Bodies {
     async fn read_whole<B: Buf>(
         &self,
         source: SourceAddress,
-        announced: Option<u64>,
         mut body: Pin<&mut impl Stream<Item = Result<B, warp::Error>>>,
         bounds: Bounds,
     ) -> Result<Body, Failure> {
-        let too_large = || {
-            let detail = format_args!("a body can have at most {} bytes here", bounds.bytes);
-            Problem::with_detail(ProblemType::BodyTooLarge, detail)
-        };
-        if announced.is_some_and(|length| length > bounds.bytes) {
-            return Err(too_large().into());
-        }
         let mut memory = self.0.budget.for_body(source);
         let mut bytes = Vec::new();
         let mut pace = Pace::new(bounds);
@@ -120,7 +182,7 @@ impl Bodies {
             let mut chunk = chunk
                 .map_err(|_| Problem::with_detail(ProblemType::MalformedRequest, "the body ended early"))?;
             if (bytes.len() + chunk.remaining()) as u64 > bounds.bytes {
-                return Err(too_large().into());
+                return Err(bounds.too_large().into());
             }
             memory.grow_to(bytes.len() + chunk.remaining()).await?;
             pace.received(chunk.remaining());
@@ -133,6 +195,23 @@ impl Bodies {
         }
         memory.complete()?;
         Ok(Body { bytes, memory })
+    }
+}
+
+impl Bounds {
+    fn too_large(self) -> Problem {
+        let detail = format_args!("a body can have at most {} bytes here", self.bytes);
+        Problem::with_detail(ProblemType::BodyTooLarge, detail)
+    }
+}
+
+impl Announced {
+    fn by(headers: &HeaderMap) -> Self {
+        let length =
+            headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let expects = headers.get(header::EXPECT).map(HeaderValue::as_bytes);
+        let is_held_back = expects.is_some_and(|word| word.eq_ignore_ascii_case(b"100-continue"));
+        Self { length, is_held_back }
     }
 }
 
@@ -213,11 +292,6 @@ impl Pace {
     }
 }
 
-/// The length that a request's header announces.
-pub fn announced(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 /// Reads what still comes of a body, up to a bound.
 async fn discard<B: Buf>(mut body: Pin<Box<impl Stream<Item = Result<B, warp::Error>>>>) {
     let mut left = LINGER_BYTES;
@@ -258,12 +332,17 @@ mod tests {
         })
     }
 
+    /// The admission of a request of anybody's.
+    fn admitted() -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     async fn read(
         bounds: Bounds,
         body: impl Stream<Item = Result<Bytes, warp::Error>> + Send + 'static,
     ) -> Result<usize, String> {
         let bodies = Bodies::within(bounds, 1_000_000);
-        let read = bodies.read(source(1), None, body, u64::MAX).await;
+        let read = bodies.read(source(1), Announced::default(), body, u64::MAX, admitted()).await;
         read.map(|body| body.len()).map_err(|failure| failure.to_string())
     }
 
@@ -290,7 +369,8 @@ mod tests {
         let bounds = Bounds { bytes: 10_000, ..LAX };
         let bodies = Bodies::within(bounds, 40_000);
         let whole = async |last, bytes| {
-            bodies.read(source(last), None, parts(1, bytes, Duration::ZERO), u64::MAX).await
+            let body = parts(1, bytes, Duration::ZERO);
+            bodies.read(source(last), Announced::default(), body, u64::MAX, admitted()).await
         };
         let mut held = Vec::new();
         for last in 1..=3 {
@@ -316,7 +396,8 @@ mod tests {
         let bounds = Bounds { bytes: 10_000, ..LAX };
         let bodies = Bodies::within(bounds, 20_000);
         let whole = async |last, bytes| {
-            bodies.read(source(last), None, parts(1, bytes, Duration::ZERO), u64::MAX).await
+            let body = parts(1, bytes, Duration::ZERO);
+            bodies.read(source(last), Announced::default(), body, u64::MAX, admitted()).await
         };
         let mut first = whole(1, 10_000).await.expect("there is room");
         let second = whole(2, 10_000).await.expect("there is room");
@@ -333,12 +414,32 @@ mod tests {
     #[tokio::test]
     async fn a_length_beyond_the_limit_is_refused_before_anything_is_read() {
         let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, "100001".parse().unwrap())]);
-        for (announced, most) in [(announced(&headers), u64::MAX), (Some(1001), 1000)] {
+        let short = Announced { length: Some(1001), ..Announced::default() };
+        for (announced, most) in [(Announced::by(&headers), u64::MAX), (short, 1000)] {
             let bodies = Bodies::within(LAX, 1_000_000);
-            let read = bodies.read(source(1), announced, parts(2, 1000, HOUR), most).await;
+            // Nobody even asks whether it is admitted.
+            let never = Box::pin(std::future::pending::<Result<(), Failure>>());
+            let read = bodies.read(source(1), announced, parts(2, 1000, HOUR), most, never).await;
             let refused = read.err().map(|failure| failure.to_string());
             assert_eq!(refused.as_deref(), Some("The body is too large"));
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_of_a_body_whose_request_is_not_admitted() {
+        let headers = HeaderMap::from_iter([(header::EXPECT, "100-Continue".parse().unwrap())]);
+        let announced = Announced::by(&headers);
+        assert!(announced.is_held_back && !Announced::by(&HeaderMap::new()).is_held_back);
+        let bodies = Bodies::within(LAX, 1_000_000);
+        let (asked, body) = (Arc::new(Mutex::new(0)), parts(2, 1000, Duration::ZERO));
+        let counted = asked.clone();
+        let body = body.inspect(move |_| *counted.lock().unwrap() += 1);
+        let refused = Err::<(), _>(Failure::from(ProblemType::NotAllowed));
+        let refused = Box::pin(std::future::ready(refused));
+        let read = bodies.read(source(1), announced, body, u64::MAX, refused).await;
+        let problem = read.err().map(|failure| failure.to_string());
+        assert_eq!(problem.as_deref(), Some(ProblemType::NotAllowed.title()));
+        assert_eq!(*asked.lock().unwrap(), 0);
     }
 
     #[tokio::test]
@@ -348,8 +449,7 @@ mod tests {
         let counted = sent.clone();
         let body = body.inspect(move |_| *counted.lock().unwrap() += 1);
         let read = bodies.0.bounds;
-        let read =
-            bodies.read_whole(source(1), None, std::pin::pin!(body), Bounds { bytes: 4000, ..read }).await;
+        let read = bodies.read_whole(source(1), std::pin::pin!(body), Bounds { bytes: 4000, ..read }).await;
         assert_eq!(read.err().map(|failure| failure.to_string()).as_deref(), Some("The body is too large"));
         assert_eq!(*sent.lock().unwrap(), 5, "the part that is too much is the last one");
     }

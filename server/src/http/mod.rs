@@ -1,9 +1,9 @@
 //! A request's way through the server, in one direction: route → token → body → signature → the endpoint (validate, one
-//! SQL call that spends the token) → answer. An endpoint sees a request only after the gate verified its token, and not
-//! at all if the token is known to be spent. Some endpoints read stored state once before they validate (see the crate's
-//! documentation). The token is spent in any case, by the endpoint's own SQL call or here if there was none, also when
-//! the client does not wait for the answer; only after a fault of the server it stays unspent (AAS-4).
-//! [`crate::routes`] lists the endpoints.
+//! SQL call that spends the token) → answer. Where only homeservers that are known may send a body, the signature comes
+//! before it. An endpoint sees a request only after the gate verified its token, and not at all if the token is known to be
+//! spent. Some endpoints read stored state once before they validate (see the crate's documentation). The token is spent in
+//! any case, by the endpoint's own SQL call or here if there was none, also when the client does not wait for the answer;
+//! only after a fault of the server it stays unspent (AAS-4). [`crate::routes`] lists the endpoints.
 
 mod activity;
 mod answer;

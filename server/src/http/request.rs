@@ -11,7 +11,7 @@ use postern_protocol::{
     encoding::Encoding,
     name::Domain,
     problem::{Problem, ProblemType},
-    signature::{self, SignatureDigest, Target, Verified},
+    signature::{self, SignatureDigest, SignatureError, Target, Verified, VerifiedHead},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -37,6 +37,8 @@ pub struct RawRequest {
     pub query: Option<String>,
     pub headers: HeaderMap,
     pub source: SourceAddress,
+    /// The signature, if it was verified before the body is read.
+    pub head: Option<VerifiedHead>,
     pub signature: UsedSignature,
 }
 
@@ -52,6 +54,23 @@ pub struct Request {
 pub struct Answerable(Encoding);
 
 impl RawRequest {
+    /// The key that signed the request, before its body is read.
+    pub fn verify_head(&mut self) -> Result<PublicKey, Problem> {
+        let head = self.signed_head()?;
+        self.head = Some(head);
+        Ok(head.key())
+    }
+
+    fn signed_head(&self) -> Result<VerifiedHead, Problem> {
+        let target = Target {
+            method: &self.method,
+            authority: self.authority.as_str(),
+            path: &self.path,
+            query: self.query.as_deref(),
+        };
+        signature::verify_head(target, &self.headers).map_err(not_accepted)
+    }
+
     pub fn with_body(self, body: Body) -> Result<Request, Problem> {
         let accept = header_text(&self.headers, header::ACCEPT)?.and_then(Encoding::from_accept);
         Ok(Request { raw: self, body, accept })
@@ -172,14 +191,8 @@ impl Request {
     /// The key that signed the request, and the digest by which the signature is remembered if nothing pays for the
     /// request.
     pub fn verify(&self) -> Result<Verified, Problem> {
-        let target = Target {
-            method: &self.raw.method,
-            authority: self.raw.authority.as_str(),
-            path: &self.raw.path,
-            query: self.raw.query.as_deref(),
-        };
-        let verified = signature::verify(target, &self.raw.headers, &self.body)
-            .map_err(|error| Problem::with_detail(ProblemType::SignatureRequired, error))?;
+        let head = self.raw.head.map_or_else(|| self.raw.signed_head(), Ok)?;
+        let verified = head.with_body(&self.body).map_err(not_accepted)?;
         self.raw.signature.get_or_init(|| verified.digest);
         Ok(verified)
     }
@@ -243,6 +256,10 @@ impl Answerable {
     pub fn answer<T: Serialize>(self, status: StatusCode, value: &T) -> Outcome {
         Ok(Answer::new(status, self.0, value))
     }
+}
+
+fn not_accepted(error: SignatureError) -> Problem {
+    Problem::with_detail(ProblemType::SignatureRequired, error)
 }
 
 fn header_text(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, Problem> {

@@ -3,13 +3,14 @@
 use futures_util::future::BoxFuture;
 use http::Method;
 
-use postern_protocol::oblivious::ENVELOPE_BYTES;
+use postern_protocol::{PublicKey, oblivious::ENVELOPE_BYTES};
 
 use super::{
     answer::{Failure, Outcome},
     enclosed::Enclosed,
     payment::Payment,
     request::Request,
+    source::SourceAddress,
 };
 
 /// An endpoint of a server with the state `S`, and whether it asks for a token (AAS-1).
@@ -19,6 +20,10 @@ pub enum Door<S> {
     /// An open endpoint that finds another request in its own. That one pays for itself.
     Enclosing(fn(&S, Request) -> BoxFuture<'static, Result<Enclosed, Failure>>),
 }
+
+/// Lets the signer of a request from a source send its body, or says why not: it is asked once the head is verified, before
+/// anything of the body is read.
+pub type Admission<S> = fn(&S, PublicKey, SourceAddress) -> BoxFuture<'static, Result<(), Failure>>;
 
 /// The most bytes of a body, where a route says nothing else.
 const USUAL_BODY: u64 = 64 * 1024;
@@ -31,6 +36,8 @@ pub struct Route<S> {
     /// Segments in braces are parameters.
     pub path: &'static str,
     pub door: Door<S>,
+    /// None: anybody may send a body, signed or not.
+    pub(super) admission: Option<Admission<S>>,
     /// Bytes of its largest body, if the operator's `limits.max_body_bytes` does not bound that more closely.
     max_body: u64,
     /// Bytes that a body may have whatever the operator lets any have.
@@ -50,6 +57,7 @@ impl<S> Route<S> {
             method,
             path,
             door,
+            admission: None,
             max_body: USUAL_BODY,
             least: 0,
             envelope: 0,
@@ -71,6 +79,11 @@ impl<S> Route<S> {
     /// The route with bodies of so many bytes, which other homeservers rely on.
     pub fn of_homeservers(self, bytes: usize) -> Self {
         Self { max_body: bytes as u64, least: bytes as u64, ..self }
+    }
+
+    /// The route with bodies of admitted signers only.
+    pub fn admitting(self, admission: Admission<S>) -> Self {
+        Self { admission: Some(admission), ..self }
     }
 
     /// The route with bodies in which another request is sealed, however large the body of that is.

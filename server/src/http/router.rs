@@ -16,15 +16,15 @@ use warp::{Filter, filters::BoxedFilter, path::FullPath};
 use super::{
     activity::Arrival,
     answer::{Failure, Outcome, Response, problem_response},
-    body::{self, Bodies, Body},
+    body::{Bodies, Body, Incoming},
     cors::Origins,
     enclosed::Enclosed,
     gate::Gate,
     observed::{Observation, RequestFigures, TokenFate, Via},
     payment::Payment,
     rate_limit::RateLimit,
-    request::{RawRequest, UsedSignature},
-    route::{Door, Route},
+    request::{RawRequest, Request, UsedSignature},
+    route::{Admission, Door, Route},
     shown_tokens::{Fate, ShownTokens},
     source::SourceAddress,
 };
@@ -101,17 +101,13 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
                 observation.goes_to(route);
                 let authority = self.home.domain.clone();
                 let (method, signature) = (method.clone(), UsedSignature::default());
-                let (announced, source) = (body::announced(&headers), arrival.source());
-                let path = path.as_str().to_owned();
-                let raw = RawRequest { method, authority, path, segments, query, headers, source, signature };
-                let (name, door, bodies) = (route.name, route.door, self.bodies.clone());
+                let (source, path) = (arrival.source(), path.as_str().to_owned());
                 let max_body = route.max_body(self.home.limits.max_body_bytes);
-                let body = async move {
-                    let body = bodies.read(source, announced, body, max_body).await;
-                    arrival.is_over();
-                    body
-                };
-                self.clone().enter(name, door, raw, body).await
+                let body = self.bodies.arriving(arrival, &headers, body, max_body);
+                let head = None;
+                let raw =
+                    RawRequest { method, authority, path, segments, query, headers, source, head, signature };
+                self.clone().enter(route, raw, body).await
             }
         };
         self.origins.mark(origin, &mut response);
@@ -164,10 +160,10 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
             query: head.uri.query().map(str::to_owned),
             headers: head.headers,
             source,
+            head: None,
             signature: UsedSignature::default(),
         };
-        let (name, door) = (route.name, route.door);
-        let mut response = self.clone().enter(name, door, raw, std::future::ready(Ok(body))).await;
+        let mut response = self.clone().enter(route, raw, body).await;
         if is_head {
             response.body_mut().clear();
         }
@@ -193,38 +189,33 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
         Found::OtherMethods(allow)
     }
 
-    async fn enter(
-        self: Arc<Self>,
-        name: &'static str,
-        door: Door<S>,
-        raw: RawRequest,
-        body: impl Future<Output = Result<Body, Failure>> + Send + 'static,
-    ) -> Response {
+    async fn enter(self: Arc<Self>, route: &Route<S>, raw: RawRequest, body: impl Incoming) -> Response {
         if !raw.method.is_safe() && self.home.commits_hang() {
             return self.answer(Err(ProblemType::Unavailable.into()));
         }
-        let outcome = match door {
+        let admission = route.admission;
+        let outcome = match route.door {
             Door::Open(endpoint) => {
                 let outcome = async {
-                    let request = raw.with_body(body.await?)?;
+                    let request = self.whole(admission, raw, body).await?;
                     endpoint(&self.state, request).await
                 };
                 outcome.await
             }
             Door::Enclosing(endpoint) => {
                 let outcome = async {
-                    let request = raw.with_body(body.await?)?;
+                    let request = self.whole(admission, raw, body).await?;
                     let Enclosed { source, request, hand_over } = endpoint(&self.state, request).await?;
                     hand_over(self.clone().respond_enclosed(source, request)).await
                 };
                 outcome.await
             }
-            Door::Paid(endpoint) => match self.redeem(name, &raw).await {
+            Door::Paid(endpoint) => match self.redeem(route.name, &raw).await {
                 Ok((kind, payment)) => {
                     let handled = {
                         let (server, payment) = (self.clone(), payment.clone());
                         async move {
-                            let mut request = raw.with_body(body.await?)?;
+                            let mut request = server.whole(admission, raw, body).await?;
                             let turn = payment.take_turn(&server.shown, &server.home.database);
                             request.while_waiting(turn).await?;
                             endpoint(&server.state, request, payment).await
@@ -238,6 +229,22 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
             },
         };
         self.answer(outcome)
+    }
+
+    /// The request with its body, which is read once the request's signer is admitted, if the route asks for that.
+    async fn whole(
+        &self,
+        admission: Option<Admission<S>>,
+        mut raw: RawRequest,
+        body: impl Incoming,
+    ) -> Result<Request, Failure> {
+        let admitted = async {
+            let Some(admit) = admission else { return Ok(()) };
+            let signer = raw.verify_head()?;
+            admit(&self.state, signer, raw.source).await
+        };
+        let body = body.read(Box::pin(admitted)).await?;
+        Ok(raw.with_body(body)?)
     }
 
     /// Verifies the request's token, unless it is known to be spent. The database finds out later whether it was spent

@@ -29,6 +29,7 @@ use tokio_postgres::Row;
 use super::{Qs, delivery_figures::Origin};
 use crate::{
     database::outcome,
+    federation::admission,
     http::{Failure, Outcome, Payment, Request},
 };
 
@@ -184,6 +185,14 @@ impl Turns {
 
 /// The result of `postern.deliver` for an address that takes nothing any more.
 const GONE: i16 = 1;
+
+/// Lets a homeserver send its deliveries.
+///
+/// # Errors
+/// Those of [`admission::admit`].
+pub async fn admit(qs: Qs, signer: PublicKey) -> Result<(), Failure> {
+    admission::admit(&qs.home, &qs.pace, signer).await
+}
 
 pub async fn receive_deliveries(qs: Qs, mut request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<Deliveries>()?;

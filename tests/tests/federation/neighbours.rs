@@ -73,6 +73,20 @@ async fn homeservers_on_other_hosts_than_their_domains_are_described_there_and_r
     neighbours.close();
 }
 
+/// The other homeserver refuses it before its body is sent, and takes it once it was introduced.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_request_of_a_homeserver_that_nobody_knows_yet_may_be_a_large_one() {
+    let neighbours = Neighbours::builder().tokens(20).start().await;
+    let [here, there] = [&neighbours[0], &neighbours[1]];
+    assert_eq!(here.count("federation.homeserver_keys").await, 0, "nobody is known here");
+    let asked = Call::get("/qs/keys").at(here.domain()).wire();
+    let capsule = Capsule::followed(&here.gateway_keys().await, &asked, &vec![0; 1024 * 1024]);
+    let reply = there.pay(&capsule.call(format!("/relay/{}", here.domain()))).await;
+    capsule.open(&reply).assert_ok("a large request");
+    assert!(here.count("federation.homeserver_keys").await > 0, "it was introduced");
+    neighbours.close();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_between_two_neighbours_is_as_bad_as_its_weather() {
     let neighbours = Neighbours::builder().bad_lines().tokens(100).start().await;

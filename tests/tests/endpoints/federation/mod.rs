@@ -1,6 +1,7 @@
 //! Federation: what this homeserver tells others of itself, and clients of others.
 
 pub mod describe_server;
+mod head;
 pub mod introduce_server;
 pub mod open_request;
 pub mod relay_request;
