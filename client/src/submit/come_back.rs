@@ -239,7 +239,7 @@ impl Session {
         accepted: &Differences,
         delivery: &DeliveryAddress,
     ) -> Result<()> {
-        let (mut asked, mut met) = (Asked::default(), None);
+        let mut asked = Asked::default();
         for _ in 0..ATTEMPTS {
             // The answer to an earlier one may have been lost.
             if self.store.read(|tx| GroupState::awaits(tx, id, Kind::Rejoin))? {
@@ -262,17 +262,18 @@ impl Session {
                 let group = GroupState::load(tx, id)?;
                 group.rejoin(tx, known, &current, accepted, delivery)
             };
-            met = match self.store.write(rejoin) {
+            match self.store.write(rejoin) {
                 Err(Error::Strangers(differences)) => {
                     if !ask_about(&self.api, &self.store, &differences, &mut asked).await? {
                         return Err(Error::Strangers(differences));
                     }
-                    Some(differences)
+                    self.drain(step, QueueKind::Group).await?;
+                    self.store.write(rejoin)?;
                 }
-                done => done.map(|()| None)?,
-            };
+                done => done?,
+            }
         }
-        Err(met.map_or(Error::Contended(ATTEMPTS), Error::Strangers))
+        Err(Error::Contended(ATTEMPTS))
     }
 }
 
