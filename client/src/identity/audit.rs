@@ -115,8 +115,8 @@ impl History {
         Ok(history)
     }
 
-    /// The beginning of an incarnation that a record shows. Its leaf has the name that the user had, and its transcript says which
-    /// end it followed (AS-8): the founder signed both.
+    /// The beginning of an incarnation that a record shows. Its leaf, which the founder signed, has the name that the user had. Its
+    /// transcript, which its clients sign with each state, is of the end that it follows (AS-8).
     pub(super) fn begin(
         name: &UserName,
         record: &UserRecord,
