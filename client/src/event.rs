@@ -91,8 +91,8 @@ pub enum Event {
     /// Users that are admins and were not when this device last knew, which its user accepted.
     AdminsFound { group: GroupId, epoch: u64, admins: Vec<Member> },
     /// A member's user began its identity anew, as the AS shows (AS-8). It counts as unknown until a person
-    /// accepts it.
-    MemberReset { group: GroupId, user: UserName },
+    /// accepts it. `name` is as in [`Self::IdentityReset`].
+    MemberReset { group: GroupId, user: UserName, name: Option<UserName> },
     /// A member's user has another name now, as the AS confirms.
     MemberRenamed { group: GroupId, user: UserName, name: UserName },
     /// A member's user shows another name to members, as the AS confirms; empty: none any more. Its user name is the
@@ -128,11 +128,14 @@ pub enum Event {
     ContactMissing { user: UserName },
     /// The contact queue of a user's device is gone or full.
     ContactUnreachable { user: UserName },
-    /// A user's identity was begun anew. The user counts as unknown until a person accepts it (AS-8).
-    IdentityReset { user: UserName },
+    /// A user's identity was begun anew. The user counts as unknown until a person accepts it (AS-8). Those that began it anew
+    /// call it something else by now, if there is a `name`: nobody that is known says so, and the user is kept by the old one
+    /// until a person accepts that, too. Then [`Self::Renamed`] follows. It is told again with each other such name.
+    IdentityReset { user: UserName, name: Option<UserName> },
     /// The AS shows another history of a user's devices than it showed before, or than it shows others.
     IdentitySplit { user: UserName },
-    /// A user, who may be this device's own, has another name; the user is the same (AS-9).
+    /// A user, who may be this device's own, has another name; the user is the same (AS-9): devices say so that are known as
+    /// the user's.
     Renamed { from: UserName, to: UserName },
     /// A user shows another name, to everybody or to those that have the profile key; empty: none any more. The user name
     /// is the same (AS-11).

@@ -104,6 +104,9 @@ pub struct UserRecord {
     pub clients: Vec<ClientRecord>,
     /// Says that `current` is the latest (AS-10).
     pub ticket: FreshnessTicket,
+    /// The first transcript of each earlier incarnation, 0 first: a reader that knows one of them knows the user, by
+    /// another name perhaps (AS-9). It is a hint, and what follows from there is the proof.
+    pub begun: Vec<Transcript>,
     /// The last transcript of each earlier incarnation, 0 first (AS-8).
     pub ended: Vec<Transcript>,
     /// The profile, if the user has one in this incarnation (AS-6).

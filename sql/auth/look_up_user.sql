@@ -10,18 +10,18 @@
 --
 -- Returns found, with the incarnation that lives: incarnation, founder, founding (the transcript of its epoch 0), epoch,
 -- transcript, tree_hash, state_signature, group_info and ratchet_tree of its current epoch; the confirmed clients that
--- have a credential (key, credential, and sealed contact or null, side by side); ended, the last transcripts of the
--- incarnations before; commits of the incarnation that was asked for, in order, from the one that ended the epoch
--- `after`; more, whether others follow these; and, with `after` 0, that incarnation's GroupInfo and tree of epoch 0.
+-- have a credential (key, credential, and sealed contact or null, side by side); begun and ended, the first and the last
+-- transcripts of the incarnations before; commits of the incarnation that was asked for, in order, from the one that ended
+-- the epoch `after`; more, whether others follow these; and, with `after` 0, that incarnation's GroupInfo and tree of epoch 0.
 -- token_spent; identity_ended: no identity of the user lives until its owner begins the next one (AS-8); unknown_user.
 -- Called by GET /as/users/{name}.
 CREATE OR REPLACE FUNCTION auth.look_up_user(
     issuer_key smallint, nonce bytea, name text, of_incarnation integer, after bigint, lookup bytea,
     OUT outcome auth.look_up_user_outcome, OUT incarnation integer, OUT founder bytea, OUT founding bytea,
     OUT epoch bigint, OUT transcript bytea, OUT tree_hash bytea, OUT state_signature bytea, OUT group_info bytea,
-    OUT ratchet_tree bytea, OUT client_keys bytea[], OUT credentials bytea[], OUT contacts bytea[], OUT ended bytea[],
-    OUT commits bytea[], OUT more boolean, OUT founding_group_info bytea, OUT founding_ratchet_tree bytea,
-    OUT profile bytea)
+    OUT ratchet_tree bytea, OUT client_keys bytea[], OUT credentials bytea[], OUT contacts bytea[], OUT begun bytea[],
+    OUT ended bytea[], OUT commits bytea[], OUT more boolean, OUT founding_group_info bytea,
+    OUT founding_ratchet_tree bytea, OUT profile bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_user uuid;
@@ -39,12 +39,16 @@ BEGIN
            coalesce(i.current_group_info, i.group_info),
            coalesce(i.current_ratchet_tree, i.ratchet_tree), shown.client_keys, shown.credentials, shown.contacts,
            CASE WHEN i.incarnation = 0 THEN '{}'
+                ELSE ARRAY(SELECT e.founding FROM auth.incarnations e
+                            WHERE e.user_id = i.user_id AND e.incarnation < i.incarnation
+                            ORDER BY e.incarnation) END,
+           CASE WHEN i.incarnation = 0 THEN '{}'
                 ELSE ARRAY(SELECT e.transcript FROM auth.incarnations e
                             WHERE e.user_id = i.user_id AND e.incarnation < i.incarnation
                             ORDER BY e.incarnation) END,
            p.profile
       INTO found_user, incarnation, founder, founding, epoch, transcript, tree_hash, state_signature, group_info,
-           ratchet_tree, client_keys, credentials, contacts, ended, profile
+           ratchet_tree, client_keys, credentials, contacts, begun, ended, profile
       FROM (SELECT o.user_id FROM auth.users o WHERE o.shown_name = look_up_user.name
              UNION ALL
             SELECT o.user_id

@@ -99,9 +99,14 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
             "the server knows no {user} any more: the account was deleted, or has another name, or hides from you"
         ),
         Event::ContactUnreachable { user } => format!("a device of {user} cannot be reached"),
-        Event::IdentityReset { user } => format!(
+        Event::IdentityReset { user, name: None } => format!(
             "{user} began anew with other devices. Make sure in another way that it is still the same person; \
              `contacts accept {user} --reset` accepts it"
+        ),
+        Event::IdentityReset { user, name: Some(name) } => format!(
+            "{user} began anew with other devices, and these are called {name} now: none that you know says so. Make sure in \
+             another way that it is still the same person; `contacts accept {name} --reset` accepts it, and `contacts verify \
+             {name}` shows the safety number to compare"
         ),
         Event::IdentitySplit { user } => format!(
             "the server shows several histories of {user}'s devices: it, or somebody on the way, lies. Compare \
@@ -180,8 +185,12 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
                 "`refound` founds another group"
             }
         ),
-        Event::MemberReset { user, .. } => format!(
+        Event::MemberReset { user, name: None, .. } => format!(
             "{user} began anew, with other devices: whoever it is counts as unknown until you accept it"
+        ),
+        Event::MemberReset { user, name: Some(name), .. } => format!(
+            "{user} began anew, with other devices that are called {name} now: whoever it is counts as unknown until you \
+             accept it"
         ),
         Event::MemberRenamed { user, name, .. } => format!("{user} is called {name} now"),
         Event::MemberGone { user, .. } => format!("{user} deleted the account"),

@@ -22,7 +22,7 @@ pub(crate) fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<(
     // This device's leaf has the old name yet, if another one took the new one.
     identity::look_after_devices(tx)?;
     identity::rename(tx, from, to)?;
-    contact::moved(tx, from, to).map(drop)
+    contact::moved(tx, from, to)
 }
 
 /// Whether the user has this name by now: the AS shows the user's own identity under it.

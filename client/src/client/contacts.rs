@@ -105,15 +105,16 @@ impl Client {
 
     /// Accepts that a user began anew ([`Event::IdentityReset`](crate::Event::IdentityReset)), after a person made sure
     /// that it is the same user. What was agreed before counts no more, and the user is not verified; letters that wait
-    /// are read with the next step. False if nothing waits for that.
+    /// are read with the next step. Either name will do where the user has another one by now. Returns the present one; `None`
+    /// if nothing waits for that.
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub fn accept_reset(&self, user: &UserName) -> Result<bool> {
+    pub fn accept_reset(&self, user: &UserName) -> Result<Option<UserName>> {
         self.session.store.write(|tx| {
             let accepted = identity::accept_reset(tx, user)?;
-            if accepted {
-                contact::read_again(tx, user)?;
+            if let Some(name) = &accepted {
+                contact::read_again(tx, name)?;
             }
             Ok(accepted)
         })

@@ -156,16 +156,17 @@ pub(super) fn merge(tx: &Tx<'_>, theirs: &SharedContact, written: u64) -> Result
     Ok(decided)
 }
 
-/// A user has another name now, if the identity is the same: then what was agreed goes on under that name. Returns
-/// whether it is, or there was nothing agreed, which says nothing about the identity.
-pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
-    let Some(contact) = stored(tx, from)? else { return Ok(true) };
-    if founding(tx, to)? != Some(contact.founding) {
-        return Ok(false);
-    }
-    save(tx, &SharedContact { user: to.clone(), ..contact })?;
-    forget(tx, from)?;
-    Ok(true)
+/// Whether what was agreed with one user was agreed with the identity that another one has.
+pub(super) fn is_agreed_with(tx: &Tx<'_>, user: &UserName, other: &UserName) -> Result<bool> {
+    let agreed = stored(tx, user)?.map(|contact| contact.founding);
+    Ok(agreed.is_some() && agreed == founding(tx, other)?)
+}
+
+/// A user has another name now: what was agreed is kept under that. It holds as before, for the identity that it was agreed with.
+pub(super) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    let sql = "UPDATE OR REPLACE contacts SET user = ?2 WHERE user = ?1";
+    tx.sql().execute(sql, [from.to_string(), to.to_string()])?;
+    looks::forget(tx, from)
 }
 
 /// Forgets a user.

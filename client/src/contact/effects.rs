@@ -57,6 +57,7 @@ pub(super) fn take_effect(
         Sender::Found(found) => found,
         Sender::Absent if matches!(letter.body, LetterBody::Gone) => return ended(tx, user, letter),
         Sender::Doubtful if matches!(letter.body, LetterBody::Gone) => return still_there(tx, letter),
+        Sender::Doubtful if has_moved(tx, user, letter)? => return Ok(Fate::Done),
         Sender::Absent | Sender::Doubtful => return unverified(tx, user, letter, options),
     };
     let client_key = &letter.client_key;
@@ -230,20 +231,27 @@ fn told_of_move(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
     if from == to || !contacts::is_kept(tx, from)? {
         return Ok(true);
     }
-    moved(tx, from, to)
-}
-
-/// Goes on with a user under another name, if the identity is the same, with all that was agreed and asked, with invitations, and
-/// with what the user is to be told. Returns whether it is the same. Where nothing was agreed a lookup has to have shown it.
-pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<bool> {
-    if !contacts::moved(tx, from, to)? {
+    if !contacts::is_agreed_with(tx, from, to)? {
         return Ok(false);
     }
+    moved(tx, from, to).map(|()| true)
+}
+
+/// Whether a letter says that its user had another name, and a lookup followed the user to the present one, though the user was
+/// reset since: a device sent the letter that is known as the user's of before.
+fn has_moved(tx: &Tx<'_>, user: &UserName, letter: &WaitingLetter) -> Result<bool> {
+    let LetterBody::Moved(from) = &letter.body else { return Ok(false) };
+    Ok(identity::is_device(tx, user, &letter.client_key)? && !contacts::is_kept(tx, from)?)
+}
+
+/// Goes on with a user under another name, who is the same, with all that was agreed and asked, with invitations, and with what the
+/// user is to be told.
+pub(crate) fn moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    contacts::moved(tx, from, to)?;
     given_addresses::moved(tx, from, to)?;
     requests::moved(tx, from, to)?;
     news::moved(tx, from, to)?;
-    invitations::moved(tx, from, to)?;
-    Ok(true)
+    invitations::moved(tx, from, to)
 }
 
 #[cfg(test)]
@@ -304,7 +312,8 @@ mod tests {
             assert!(matches!(store.write(take).unwrap(), Ok(Fate::Done)), "{from}");
             assert_eq!(waits(), [&bob, &bob, &alice].map(String::clone), "{from}");
         }
-        assert!(store.write(|tx| moved(tx, &name(&bob), &name(&robert))).unwrap(), "a lookup showed it");
+        // A lookup showed it.
+        store.write(|tx| moved(tx, &name(&bob), &name(&robert))).unwrap();
         assert_eq!(waits(), [&robert, &robert, &alice].map(String::clone));
     }
 
@@ -351,7 +360,7 @@ mod tests {
             invitations::want_key_packages(tx, &bob)?;
             moved(tx, &bob, &robert)
         };
-        assert!(store.write(later).unwrap());
+        store.write(later).unwrap();
         let told = |user: &UserName| {
             let told = |tx: &Tx<'_>| {
                 let sql = "SELECT news FROM news WHERE user = ?1 AND due = 0 ORDER BY rowid";

@@ -49,7 +49,8 @@ fn next_turn(tx: &Tx<'_>, every: u64) -> Result<u64> {
     Ok(due.filter(|due| *due <= tx.now().saturating_add(2 * every)).unwrap_or_default())
 }
 
-/// The contacts whose turn it is: those that were seen longest ago. The next turn is set before they are looked up, so
+/// The contacts whose turn it is: those that were seen longest ago, but none whose name is another by now, with a reset that waits
+/// for a person. The next turn is set before they are looked up, so
 /// that a server which is away is not asked over and over.
 fn take_turn(tx: &Tx<'_>, every: u64) -> Result<Vec<UserName>> {
     let (now, due) = (tx.now(), next_turn(tx, every)?);
@@ -69,6 +70,8 @@ fn take_turn(tx: &Tx<'_>, every: u64) -> Result<Vec<UserName>> {
            LEFT JOIN eids e ON e.user = c.user AND e.pending = 0
            LEFT JOIN contact_looks l ON l.user = c.user
           WHERE (c.given = 1 OR c.friend IS NOT NULL) AND coalesce(e.founding, c.founding) = c.founding
+            AND NOT EXISTS (SELECT 1 FROM eids p
+                             WHERE p.user = c.user AND p.pending = 1 AND p.called IS NOT NULL)
             AND max(coalesce(e.seen, 0), coalesce(l.looked, 0)) <= ?1
           ORDER BY seen, c.user LIMIT ?2",
     )?;

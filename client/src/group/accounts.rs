@@ -253,9 +253,9 @@ pub(crate) fn was_renamed(tx: &Tx<'_>, user: &UserName, name: &UserName) -> Resu
     })
 }
 
-/// The AS shows that a user's identity was begun anew.
-pub(crate) fn was_reset(tx: &Tx<'_>, user: &UserName) -> Result<()> {
-    tell(tx, user, |group| Event::MemberReset { group, user: user.clone() })
+/// The AS shows that a user's identity was begun anew, and those that did so call it something else by now, if there is a `name`.
+pub(crate) fn was_reset(tx: &Tx<'_>, user: &UserName, name: Option<&UserName>) -> Result<()> {
+    tell(tx, user, |group| Event::MemberReset { group, user: user.clone(), name: name.cloned() })
 }
 
 /// The AS shows another display name of a user, or its key came.
@@ -272,13 +272,16 @@ pub(crate) fn forget_hint(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     Ok(())
 }
 
-/// Some of the members' users that the AS was not asked about since a time (seconds since 1970).
+/// Some of the members' users that the AS was not asked about since a time (seconds since 1970). One whose name is another by now,
+/// with a reset that waits for a person, is looked up once the person has accepted that.
 pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
     let sql = format!(
         "SELECT e.user FROM eids e
           WHERE e.pending = 0 AND e.seen < ?1 AND {NAMES_USER}
             AND NOT EXISTS (SELECT 1 FROM gone_members m WHERE m.user = e.user AND m.due > ?3)
             AND NOT EXISTS (SELECT 1 FROM member_news n WHERE n.user = e.user)
+            AND NOT EXISTS (SELECT 1 FROM eids p
+                             WHERE p.user = e.user AND p.pending = 1 AND p.called IS NOT NULL)
           ORDER BY e.seen LIMIT ?2"
     );
     let mut statement = tx.sql().prepare_cached(&sql)?;
@@ -292,13 +295,17 @@ fn tell(tx: &Tx<'_>, user: &UserName, event: impl Fn(GroupId) -> Event) -> Resul
     with_member(tx, &[user])?.into_iter().try_for_each(|group| event(group).record(tx))
 }
 
-/// The groups that one of these users is in, as far as its devices showed themselves.
+/// The groups that one of these users is in, as far as its devices showed themselves: by this name, or as devices that a lookup
+/// showed to be the user's. Such a device may yet have to say what it is called now.
 fn with_member(tx: &Tx<'_>, users: &[&UserName]) -> Result<Vec<GroupId>> {
     let mut groups = Vec::new();
     for id in record::active(tx)? {
-        let claims = members::claims(tx, &GroupState::load(tx, &id)?)?;
-        if claims.iter().any(|(_, claim)| users.contains(&&claim.user)) {
-            groups.push(id);
+        for (_, claim) in members::claims(tx, &GroupState::load(tx, &id)?)? {
+            let shown_as = identity::shown_as(tx, &claim.client_key)?;
+            if users.contains(&&claim.user) || shown_as.is_some_and(|user| users.contains(&&user)) {
+                groups.push(id);
+                break;
+            }
         }
     }
     Ok(groups)

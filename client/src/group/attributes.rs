@@ -4,7 +4,6 @@
 
 use postern_protocol::{
     Attributes, Payload, PublicKey, Signature,
-    credential::ClientCredential,
     ds::{GroupId, LeafAttributes, MAX_ATTRIBUTES},
     eid::EidState,
     key::SigningKey,
@@ -101,18 +100,6 @@ impl GroupState {
             }
         }
         links::hear_states(tx)
-    }
-
-    /// The clients that leaves are, as their cards prove.
-    pub(super) fn claims_of(
-        &self,
-        tx: &Tx<'_>,
-        kept: &[LeafAttributes],
-    ) -> Result<Vec<(PublicKey, ClientCredential)>> {
-        let cards = self.cards(tx, kept)?.unwrap_or_default().into_iter();
-        Ok(cards
-            .filter_map(|(leaf_key, card)| Some((leaf_key, card.link.claim(&self.id, &leaf_key)?)))
-            .collect())
     }
 
     /// The cards of leaves, as far as they open. `None` while this device has no key for them.

@@ -21,7 +21,7 @@ use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 use super::{
     commit,
     handover::{self, PendingEntry},
-    links, members,
+    members,
     onlooker::{self, Onlooker, Place},
     outstanding::{self, Kind, Outstanding},
     past::MOST_PAST_EPOCHS,
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     event::{Event, Member},
-    identity, key_packages, leaf, mailbox,
+    key_packages, leaf, mailbox,
     mls::{self, LeafSigner},
     store::Tx,
 };
@@ -377,23 +377,6 @@ impl GroupState {
             }
         }
         Ok(false)
-    }
-
-    /// The clients that devices which this one does not know say they are, and that the AS did not
-    /// confirm yet.
-    pub(crate) fn unconfirmed_strangers(
-        &self,
-        tx: &Tx<'_>,
-        current: &CurrentGroup,
-    ) -> Result<BTreeSet<UserName>> {
-        let mut users = BTreeSet::new();
-        for (leaf_key, claim) in self.claims_of(tx, &current.attributes)? {
-            let is_new = self.member(&leaf_key).is_none() && links::link(tx, &self.id, &leaf_key)?.is_none();
-            if is_new && identity::confirmed(tx, &claim.client_key)?.is_none() {
-                users.insert(claim.user);
-            }
-        }
-        Ok(users)
     }
 
     /// The epoch that the group has at the DS.

@@ -4,7 +4,7 @@
 use postern_protocol::{
     MlsMessage, PublicKey, Transcript,
     auth::{FoundingIdentity, UserRecord},
-    eid::EidState,
+    eid::{EidState, Founding},
     name::UserName,
 };
 
@@ -51,7 +51,7 @@ pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) ->
         let record = api.record(name, Some((incarnation, 0))).await?;
         let history = History::replay(name, &record, incarnation, previous_end.as_ref(), &record.commits);
         let history = history.await?;
-        let end = history.states.last().copied().ok_or(IdentityError::Split)?;
+        let end = history.end()?;
         let claimed = ended.get_or_insert(record.ended).get(incarnation as usize).copied();
         if claimed != Some(end.transcript) {
             return Err(IdentityError::Split.into());
@@ -64,7 +64,9 @@ pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) ->
     let known = usize::try_from(kept.eid.epoch).ok().and_then(|epoch| record.commits.get(..epoch));
     let known = known.ok_or(IdentityError::RolledBack)?;
     let history = History::replay(name, &record, kept.eid.incarnation, previous_end.as_ref(), known).await?;
-    history.check(&kept)?;
+    if !history.leads_to(&kept.founding, &kept.eid, &kept.public_eid()?) {
+        return Err(IdentityError::Split.into());
+    }
     let History { founder, states, .. } = history;
     store.write(|tx| {
         if known::find(tx, name, Which::Accepted)?.is_none_or(|now| now.founding != kept.founding) {
@@ -88,17 +90,19 @@ pub(crate) async fn audit(api: &impl Records, store: &Store, name: &UserName) ->
     })
 }
 
-/// An incarnation of an identity, replayed from its beginning.
-struct History {
+/// An incarnation of an identity, replayed commit by commit.
+pub(super) struct History {
     founder: PublicKey,
     /// Its states, epoch by epoch.
     states: Vec<EidState>,
     /// The public group that it leads to.
     public_eid: PublicEid,
+    /// The name that its clients gave the user last (AS-9).
+    pub called: UserName,
 }
 
 impl History {
-    /// Replays the commits of a record, and lets other tasks run between them: there may be thousands.
+    /// Replays the commits of a record from the beginning.
     async fn replay(
         name: &UserName,
         record: &UserRecord,
@@ -106,30 +110,58 @@ impl History {
         previous_end: Option<&Transcript>,
         commits: &[MlsMessage],
     ) -> Result<Self> {
-        let founding = record.founding.as_ref().ok_or(IdentityError::History("it has no beginning"))?;
-        let FoundingIdentity { group_info, ratchet_tree } = founding;
-        let mut public_eid = PublicEid::open(group_info, ratchet_tree)?;
-        let founder = public_eid.founder(name)?;
-        let mut state =
-            EidState::founded(incarnation, Transcript::founded(previous_end, group_info, ratchet_tree));
-        let mut states = vec![state];
-        for commit in commits {
-            tokio::task::yield_now().await;
-            public_eid.follow(name, commit)?;
-            state = state.followed_by(commit.as_bytes());
-            states.push(state);
-        }
-        Ok(Self { founder, states, public_eid })
+        let mut history = Self::begin(name, record, incarnation, previous_end)?;
+        history.follow(name, commits).await?;
+        Ok(history)
     }
 
-    /// Checks that it leads from the beginning that is kept to the state and the tree that are.
-    fn check(&self, kept: &Kept) -> Result<()> {
-        let begins = self.states.first().is_some_and(|state| state.transcript == kept.founding.transcript);
-        let ends = self.states.last() == Some(&kept.eid) && self.public_eid.agrees_with(&kept.public_eid()?);
-        if begins && ends && self.founder == kept.founding.founder {
-            Ok(())
-        } else {
-            Err(IdentityError::Split.into())
+    /// The beginning of an incarnation that a record shows. Its leaf, which the founder signed, has the name that the user had. Its
+    /// transcript, which its clients sign with each state, is of the end that it follows (AS-8).
+    pub(super) fn begin(
+        name: &UserName,
+        record: &UserRecord,
+        incarnation: u32,
+        previous_end: Option<&Transcript>,
+    ) -> Result<Self> {
+        let no_beginning = || IdentityError::History("it has no beginning");
+        let founding = record.founding.as_ref().ok_or_else(no_beginning)?;
+        let FoundingIdentity { group_info, ratchet_tree } = founding;
+        let public_eid = PublicEid::open(group_info, ratchet_tree)?;
+        let founder = public_eid.founder(name)?;
+        let leaf = public_eid.leaves(name)?.pop().ok_or_else(no_beginning)?;
+        let transcript = Transcript::founded(previous_end, group_info, ratchet_tree);
+        let states = vec![EidState::founded(incarnation, transcript)];
+        Ok(Self { founder, states, public_eid, called: leaf.name })
+    }
+
+    /// An incarnation from where this device saw it last, of a user whom it knows by this name.
+    pub(super) fn known(kept: &Kept, called: &UserName) -> Result<Self> {
+        let (founder, states) = (kept.founding.founder, vec![kept.eid]);
+        Ok(Self { founder, states, public_eid: kept.public_eid()?, called: called.clone() })
+    }
+
+    /// Replays commits, and lets other tasks run between them: there may be thousands.
+    pub(super) async fn follow(&mut self, name: &UserName, commits: &[MlsMessage]) -> Result<()> {
+        for commit in commits {
+            tokio::task::yield_now().await;
+            if let Some(called) = self.public_eid.follow(name, commit)? {
+                self.called = called;
+            }
+            let state = self.end()?.followed_by(commit.as_bytes());
+            self.states.push(state);
         }
+        Ok(())
+    }
+
+    /// The state that it leads to.
+    pub(super) fn end(&self) -> Result<EidState, IdentityError> {
+        self.states.last().copied().ok_or(IdentityError::Split)
+    }
+
+    /// Whether it leads from this beginning to this state and tree.
+    pub(super) fn leads_to(&self, founding: &Founding, eid: &EidState, public_eid: &PublicEid) -> bool {
+        let begins = self.states.first().is_some_and(|state| state.transcript == founding.transcript);
+        let ends = self.states.last() == Some(eid) && self.public_eid.agrees_with(public_eid);
+        begins && ends && self.founder == founding.founder
     }
 }

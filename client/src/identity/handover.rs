@@ -38,7 +38,7 @@ pub(crate) fn pins(tx: &Tx<'_>, users: Vec<UserName>) -> Result<Vec<Pin>> {
     }
     let mut pins = Vec::new();
     for user in users {
-        if let Some(Kept { founding, eid, public_group, former, seen, verified }) =
+        if let Some(Kept { founding, eid, public_group, former, called: _, seen, verified }) =
             known::find(tx, &user, Which::Accepted)?
         {
             let public_group = Payload::new(public_group);
@@ -53,7 +53,7 @@ pub(crate) fn take_over_pins(tx: &Tx<'_>, pins: Vec<Pin>) -> Result<()> {
     for Pin { user, founding, eid, public_group, former, seen, verified } in pins {
         if known::find(tx, &user, Which::Accepted)?.is_none() {
             let public_group = public_group.into_bytes();
-            let kept = Kept { founding, eid, public_group, former, seen, verified };
+            let kept = Kept { founding, eid, public_group, former, called: None, seen, verified };
             known::replace(tx, &user, Which::Accepted, &kept)?;
         }
     }

@@ -61,6 +61,9 @@ pub(super) struct Kept {
     pub public_group: Vec<u8>,
     /// Names that the user had when this device saw it, as far as a leaf still has one.
     pub former: Vec<UserName>,
+    /// The name that an identity which waits for a person has by now, if it is another one. Its own clients gave it, so the
+    /// user goes by it once the person accepted them.
+    pub called: Option<UserName>,
     /// The time of the newest ticket, in seconds since 1970; 0 before the first.
     pub seen: u64,
     pub verified: bool,
@@ -86,9 +89,10 @@ pub(crate) fn known(tx: &Tx<'_>, name: &UserName) -> Result<Option<Known>> {
     }))
 }
 
-/// The identity that the AS shows instead of the known one, for a person to accept.
+/// The identity that the AS shows instead of the known one, for a person to accept. The user is named as [`waiting_as`] takes it.
 pub(crate) fn pending_reset(tx: &Tx<'_>, name: &UserName) -> Result<Option<Known>> {
-    let kept = find(tx, name, Which::Pending)?;
+    let Some(user) = waiting_as(tx, name)? else { return Ok(None) };
+    let kept = find(tx, &user, Which::Pending)?;
     Ok(kept.map(|kept| Known {
         founder: kept.founding.founder,
         founding: kept.founding.transcript,
@@ -111,6 +115,14 @@ pub(crate) fn confirmed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<Us
         )?
         .query_row([client_key.as_bytes()], |row| row.get(0))
         .optional()?;
+    name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
+}
+
+/// The user in whose accepted identity a client was shown last, also while a reset waits for a person.
+pub(crate) fn shown_as(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<UserName>> {
+    let sql = "SELECT user FROM identities WHERE client_key = ?1 AND pending = 0";
+    let name: Option<String> =
+        tx.sql().prepare_cached(sql)?.query_row([client_key.as_bytes()], |row| row.get(0)).optional()?;
     name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
 }
 
@@ -198,12 +210,16 @@ pub(super) fn own(tx: &Tx<'_>, name: &UserName) -> Result<Kept> {
     find(tx, name, Which::Accepted)?.ok_or(Error::NotReady)
 }
 
-/// Takes the identity that the AS shows by now as the user's: a person said that it is still the same.
-/// False if none waits for that.
-pub(crate) fn accept_reset(tx: &Tx<'_>, name: &UserName) -> Result<bool> {
-    if find(tx, name, Which::Pending)?.is_none() {
-        return Ok(false);
-    }
+/// The user that an identity which waits for a person is kept as: by this name, or by one that it has by now.
+pub(super) fn waiting_as(tx: &Tx<'_>, name: &UserName) -> Result<Option<UserName>> {
+    let sql =
+        "SELECT user FROM eids WHERE pending = 1 AND (user = ?1 OR called = ?1) ORDER BY user <> ?1 LIMIT 1";
+    let user: Option<String> = tx.sql().query_row(sql, [name.to_string()], |row| row.get(0)).optional()?;
+    user.map(|user| user.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
+}
+
+/// Takes the identity that waits for a person as the user's: the person said that it is still the same.
+pub(super) fn accept_reset(tx: &Tx<'_>, name: &UserName) -> Result<()> {
     for table in TABLES {
         let sql = format!("DELETE FROM {table} WHERE user = ?1 AND pending = 0");
         tx.sql().execute(&sql, [name.to_string()])?;
@@ -212,8 +228,8 @@ pub(crate) fn accept_reset(tx: &Tx<'_>, name: &UserName) -> Result<bool> {
         tx.sql().execute(&sql, [name.to_string()])?;
     }
     forget(tx, name, Which::Pending)?;
-    profile::forget(tx, name)?;
-    Ok(true)
+    tx.sql().execute("UPDATE eids SET called = NULL WHERE user = ?1", [name.to_string()])?;
+    profile::forget(tx, name)
 }
 
 /// Remembers that a person compared a user's identity with the user, or takes that back.
@@ -252,7 +268,7 @@ pub(super) fn find(tx: &Tx<'_>, name: &UserName, which: Which) -> Result<Option<
     let found = tx
         .sql()
         .prepare_cached(
-            "SELECT founder, founding, incarnation, epoch, transcript, public_group, former, seen, verified
+            "SELECT founder, founding, incarnation, epoch, transcript, public_group, former, called, seen, verified
              FROM eids WHERE user = ?1 AND pending = ?2",
         )?
         .query_row(params![name.to_string(), which as i64], |row| Ok(read(row)))
@@ -262,6 +278,7 @@ pub(super) fn find(tx: &Tx<'_>, name: &UserName, which: Which) -> Result<Option<
 
 fn read(row: &Row<'_>) -> Result<Kept> {
     let bytes = |column| row.get::<_, Vec<u8>>(column);
+    let called: Option<String> = row.get("called")?;
     Ok(Kept {
         founding: Founding {
             founder: fixed(&bytes("founder")?, "a key")?,
@@ -274,6 +291,7 @@ fn read(row: &Row<'_>) -> Result<Kept> {
         },
         public_group: bytes("public_group")?,
         former: decode(&bytes("former")?, "names")?,
+        called: called.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()?,
         seen: row.get("seen")?,
         verified: row.get("verified")?,
     })
@@ -296,12 +314,13 @@ pub(super) fn extend(
     tx.sql()
         .prepare_cached(
             "INSERT INTO eids
-                 (user, pending, founder, founding, incarnation, epoch, transcript, public_group, former, seen,
-                  verified)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+                 (user, pending, founder, founding, incarnation, epoch, transcript, public_group, former, called,
+                  seen, verified)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
              ON CONFLICT (user, pending)
              DO UPDATE SET epoch = excluded.epoch, transcript = excluded.transcript,
-                           public_group = excluded.public_group, former = excluded.former, seen = excluded.seen",
+                           public_group = excluded.public_group, former = excluded.former,
+                           called = excluded.called, seen = excluded.seen",
         )?
         .execute(params![
             name.to_string(),
@@ -313,6 +332,7 @@ pub(super) fn extend(
             kept.eid.transcript.as_bytes(),
             kept.public_group,
             encode(&kept.former),
+            kept.called.as_ref().map(ToString::to_string),
             integer(kept.seen),
             kept.verified
         ])?;
@@ -371,6 +391,22 @@ pub(super) fn named(tx: &Tx<'_>, founding: &Founding) -> Result<Option<UserName>
     name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
 }
 
+/// The user as which one of these incarnations was seen, each named by its first transcript: of several the last one.
+pub(super) fn begun_as<'a>(
+    tx: &Tx<'_>,
+    foundings: impl IntoIterator<Item = &'a Transcript>,
+) -> Result<Option<UserName>> {
+    let mut statement =
+        tx.sql().prepare_cached("SELECT user FROM eids WHERE founding = ?1 AND pending = 0 LIMIT 1")?;
+    for founding in foundings {
+        let name: Option<String> = statement.query_row([founding.as_bytes()], |row| row.get(0)).optional()?;
+        if let Some(name) = name {
+            return name.parse().map(Some).map_err(|_| Error::Damaged("a user name"));
+        }
+    }
+    Ok(None)
+}
+
 /// Keeps under another name what was seen of a user, in place of anybody who had that one (AS-9).
 pub(crate) fn rename(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
     for table in ["eids", "eid_epochs", "identities", "eid_claims"] {
@@ -379,7 +415,8 @@ pub(crate) fn rename(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> 
         tx.sql().execute(&sql, [from.to_string(), to.to_string()])?;
     }
     if let Some(kept) = find(tx, to, Which::Accepted)? {
-        let former: Vec<_> = kept.former.iter().chain([from]).filter(|name| *name != to).collect();
+        let others = kept.former.iter().filter(|name| *name != from && *name != to);
+        let former: Vec<_> = others.chain([from]).collect();
         let sql = "UPDATE eids SET former = ?2 WHERE user = ?1 AND pending = 0";
         tx.sql().execute(sql, params![to.to_string(), encode(&former)])?;
     }

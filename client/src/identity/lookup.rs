@@ -14,6 +14,7 @@ use super::{
     claims, eid, issuer,
     known::{self, Kept, Which},
     public_eid::Leaf,
+    succession,
     verify::{Reader, Shown, VerifiedUser},
 };
 use crate::{
@@ -84,6 +85,15 @@ enum Judged {
     Another { shown: Shown, split: bool },
 }
 
+/// A user who was seen under another name.
+struct Former {
+    /// The name under which the user is kept.
+    user: UserName,
+    /// Whether clients that are known gave the user the new name. Else those did that began the user anew: they count for
+    /// nothing before a person accepts them, and until then the user stays where it is kept.
+    is_proven: bool,
+}
+
 /// A lookup's result.
 pub(super) struct Found {
     pub user: VerifiedUser,
@@ -111,30 +121,72 @@ pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> 
         let mut judged = judge(api, &keys, store.now(), (name, None), &before).await?;
         let mut former = None;
         if let Judged::First(shown) = &judged
-            && let Some(old) = store.read(|tx| known::named(tx, &shown.founding))?
+            && let Some(old) = store.read(|tx| seen_as(tx, name, shown))?
         {
-            // The same identity was seen under another name. It goes on from there, or is none.
+            // It goes on from what was seen under the other name, or is none.
             before = store.read(|tx| Before::load(tx, &old))?;
             judged = judge(api, &keys, store.now(), (name, Some(&old)), &before).await?;
-            if !matches!(judged, Judged::GoesOn(Which::Accepted, _)) {
-                return Err(IdentityError::OtherUser.into());
-            }
-            former = Some(old);
+            former = Some(Former::of(api, name, old, &before, &judged).await?);
         }
         let taken = store.write(|tx| {
-            if Before::load(tx, former.as_ref().unwrap_or(name))? != before {
+            let kept_as = former.as_ref().map_or(name, |former| &former.user);
+            if Before::load(tx, kept_as)? != before {
                 return Ok(None);
             }
-            if let Some(old) = &former {
-                take_name(tx, old, name)?;
-            }
-            take(tx, name, &before, judged).map(Some)
+            let taken = match &former {
+                Some(Former { user, is_proven: false }) => {
+                    // A device that its user's reset left out takes no name from those that began anew.
+                    if Account::load(tx)?.user == *user {
+                        return Ok(Some(Err(IdentityError::Reset)));
+                    }
+                    take(tx, user, Some(name), &before, judged)
+                }
+                Some(Former { user, is_proven: true }) => {
+                    take_name(tx, user, name)?;
+                    take(tx, name, None, &before, judged)
+                }
+                None => take(tx, name, None, &before, judged),
+            };
+            taken.map(Some)
         })?;
         if let Some(taken) = taken {
             return Ok(taken?);
         }
     }
     Err(Error::Contended(ATTEMPTS))
+}
+
+/// The user whom a record showed under another name when this device saw it last: its identity, or one that a reset of the user
+/// ended since, as the AS says.
+fn seen_as(tx: &Tx<'_>, name: &UserName, shown: &Shown) -> Result<Option<UserName>> {
+    if let Some(old) = known::named(tx, &shown.founding)? {
+        return Ok(Some(old));
+    }
+    let old = known::begun_as(tx, shown.begun.iter().rev().take(succession::MOST_RESETS))?;
+    Ok(old.filter(|old| old.domain() == name.domain()))
+}
+
+impl Former {
+    /// Verifies that what a record shows under a `name` became of what was seen of the `user` before.
+    ///
+    /// # Errors
+    /// [`IdentityError::OtherUser`] if it did not, and as [`succession::trace`].
+    async fn of(
+        api: &impl Records,
+        name: &UserName,
+        user: UserName,
+        before: &Before,
+        judged: &Judged,
+    ) -> Result<Self> {
+        let is_proven = match (judged, &before.accepted) {
+            (Judged::GoesOn(which, _), _) => *which == Which::Accepted,
+            (Judged::Another { shown, split: false }, Some(kept)) => {
+                succession::trace(api, (name, &user), kept, shown).await?
+            }
+            (Judged::First(_) | Judged::Another { .. }, _) => return Err(IdentityError::OtherUser.into()),
+        };
+        Ok(Self { user, is_proven })
+    }
 }
 
 impl Judged {
@@ -195,10 +247,12 @@ fn is_reset(known: &Kept, record: &UserRecord) -> bool {
 }
 
 /// Lets a lookup take effect. What has to be told of a record that is not accepted is kept, too: so it
-/// is a result, and no failure of the transaction.
+/// is a result, and no failure of the transaction. The user is kept by this `name`; those that began it anew call it
+/// something else (`called`).
 fn take(
     tx: &Tx<'_>,
     name: &UserName,
+    called: Option<&UserName>,
     before: &Before,
     judged: Judged,
 ) -> Result<Result<Found, IdentityError>> {
@@ -207,6 +261,7 @@ fn take(
         eid: shown.user.eid,
         public_group: shown.public_eid.encode(),
         former: shown.former_names(),
+        called: called.cloned(),
         seen: shown.time.max(before.seen()),
         verified: false,
     };
@@ -247,22 +302,45 @@ fn take(
         Judged::GoesOn(Which::Pending, shown) => {
             known::extend(tx, name, Which::Pending, &kept(&shown), &shown.transcripts)?;
             known::keep_clients(tx, name, Which::Pending, &clients(&shown))?;
+            let was_called = before.pending.as_ref().and_then(|pending| pending.called.as_ref());
+            if called.is_some() && called != was_called {
+                tell_of_reset(tx, name, called)?;
+            }
             Ok(Err(IdentityError::Reset))
         }
         Judged::Another { shown, split } => {
             known::replace(tx, name, Which::Pending, &kept(&shown))?;
             known::keep_clients(tx, name, Which::Pending, &clients(&shown))?;
             known::doubt(tx, name)?;
-            let (user, error) =
-                (name.clone(), if split { IdentityError::Split } else { IdentityError::Reset });
-            let event = if split { Event::IdentitySplit { user } } else { Event::IdentityReset { user } };
-            event.record(tx)?;
-            if !split {
-                group::was_reset(tx, name)?;
+            if split {
+                Event::IdentitySplit { user: name.clone() }.record(tx)?;
+                return Ok(Err(IdentityError::Split));
             }
-            Ok(Err(error))
+            tell_of_reset(tx, name, called)?;
+            Ok(Err(IdentityError::Reset))
         }
     }
+}
+
+/// Tells that a user was begun anew, and what those that did so call it by now, if that is something else.
+fn tell_of_reset(tx: &Tx<'_>, user: &UserName, called: Option<&UserName>) -> Result<()> {
+    Event::IdentityReset { user: user.clone(), name: called.cloned() }.record(tx)?;
+    group::was_reset(tx, user, called)
+}
+
+/// Takes the identity that the AS shows by now as a user's: a person said that it is still the same. The user is named as it is
+/// kept, or as those that began it anew call it. Returns the user's present name; `None` if nothing waits for that.
+pub(crate) fn accept_reset(tx: &Tx<'_>, name: &UserName) -> Result<Option<UserName>> {
+    let Some(user) = known::waiting_as(tx, name)? else { return Ok(None) };
+    let pending = known::find(tx, &user, Which::Pending)?;
+    known::accept_reset(tx, &user)?;
+    let Some(called) = pending.and_then(|pending| pending.called) else { return Ok(Some(user)) };
+    // Somebody else is known by that name meanwhile: the next lookup says who has it.
+    if known::find(tx, &called, Which::Accepted)?.is_some() {
+        return Ok(Some(user));
+    }
+    take_name(tx, &user, &called)?;
+    Ok(Some(called))
 }
 
 /// Keeps a user, who may be this device's own, under the name that the user has by now (AS-9).

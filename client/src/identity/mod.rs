@@ -16,6 +16,7 @@ mod lookup;
 mod own_devices;
 mod public_eid;
 mod silence;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -36,11 +37,11 @@ pub(crate) use self::{
     handover::{Pin, pins, take_over_pins},
     issuer::{accept_root, authentication_keys, forget_as, is_heard, is_revoked, vouches, was_seen},
     known::{
-        accept_reset, compare, confirmed, has_device, is_again, is_device, known, own_state, pending_reset,
-        rename, set_verified,
+        compare, confirmed, has_device, is_again, is_device, known, own_state, pending_reset, rename,
+        set_verified, shown_as,
     },
     leaving::{remove_leaving, said_to_leave},
-    lookup::look_up,
+    lookup::{accept_reset, look_up},
     own_devices::own_devices,
 };
 #[cfg(feature = "lab")]

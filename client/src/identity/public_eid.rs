@@ -115,12 +115,17 @@ impl PublicEid {
         self.group.group_context() == other.group.group_context()
     }
 
-    /// Lets a commit take effect that a client of the user made (RFC 9420 §12.4.2).
+    /// Lets a commit take effect that a client of the user made (RFC 9420 §12.4.2). Returns the name that the client gives the
+    /// user by it, if its leaf had another one: it is the one that the user had then (AS-9).
     ///
     /// # Errors
     /// [`IdentityError::History`] for one that does not verify, and for one that no client of the user may
     /// make: the group is unusable then.
-    pub(super) fn follow(&mut self, name: &UserName, commit: &MlsMessage) -> Result<(), IdentityError> {
+    pub(super) fn follow(
+        &mut self,
+        name: &UserName,
+        commit: &MlsMessage,
+    ) -> Result<Option<UserName>, IdentityError> {
         let Some(MlsMessageBodyIn::PublicMessage(commit)) = mls::parse(commit.as_bytes()) else {
             return Err(IdentityError::History("a commit is no public message"));
         };
@@ -128,7 +133,8 @@ impl PublicEid {
         let Sender::Member(committer) = *commit.sender() else {
             return Err(IdentityError::History("a commit is from nobody in it"));
         };
-        let pending = self.leaves(name)?.into_iter().any(|leaf| leaf.index == committer && leaf.pending);
+        let before = self.leaves(name)?.into_iter().find(|leaf| leaf.index == committer);
+        let pending = before.as_ref().is_some_and(|leaf| leaf.pending);
         let message = self.group.process_message(self.provider.crypto(), commit).map_err(|error| {
             tracing::debug!(%error, "a commit of an identity does not verify");
             refusal_of(&error)
@@ -145,7 +151,9 @@ impl PublicEid {
         self.group
             .merge_commit(self.provider.storage(), *staged)
             .map_err(|_| IdentityError::History("a commit does not apply"))?;
-        self.leaves(name).map(drop)
+        let after = self.leaves(name)?.into_iter().find(|leaf| leaf.index == committer);
+        let is_new = |leaf: &Leaf| before.is_some_and(|before| before.name != leaf.name);
+        Ok(after.filter(is_new).map(|leaf| leaf.name))
     }
 
     /// The leaves. A leaf has the name that the user had when its client updated it last, which may be another by now

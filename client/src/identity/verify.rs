@@ -51,6 +51,8 @@ pub struct VerifiedClient {
 pub(super) struct Shown {
     pub user: VerifiedUser,
     pub founding: Founding,
+    /// The first transcripts of the incarnations before, as the AS says.
+    pub begun: Vec<Transcript>,
     pub public_eid: PublicEid,
     /// Devices in the identity, those that did not confirm themselves included.
     pub leaves: Vec<Leaf>,
@@ -158,6 +160,7 @@ impl Reader<'_> {
         Ok(Shown {
             user,
             founding,
+            begun: record.begun.clone(),
             public_eid,
             leaves,
             transcripts,

@@ -1,9 +1,11 @@
 //! Following a group, and coming back into one that this device cannot follow any more (DS-7): after commits were lost,
 //! or after the DS was restored to an earlier state (QS-12).
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use postern_protocol::{ds::GroupId, mls::DeliveryAddress, problem::ProblemType, qs::QueueKind};
+use postern_protocol::{
+    ds::GroupId, mls::DeliveryAddress, name::UserName, problem::ProblemType, qs::QueueKind,
+};
 
 use super::{ATTEMPTS, Fate};
 use crate::{
@@ -12,12 +14,32 @@ use crate::{
     event::Event,
     group::{self, Differences, GroupState, Kind, strayed},
     identity, mailbox,
+    server::Api,
     session::Session,
-    store::{Step, Tx},
+    store::{Step, Store, Tx},
 };
 
 /// How long changes of a group that are on their way from another homeserver are waited for.
 const ON_THE_WAY: Duration = Duration::from_secs(3);
+/// The most users about whom the AS is asked in vain in one attempt to come back.
+const MOST_ASKED_IN_VAIN: usize = 12;
+
+/// Users about whom the AS was asked in an attempt to come back.
+#[derive(Debug, Default)]
+struct Asked {
+    users: BTreeSet<UserName>,
+    /// How many of them it did not show to be whom strangers say they are.
+    in_vain: usize,
+}
+
+impl Asked {
+    /// Whether the AS is to be asked about a user: once, and no more where it was asked in vain often. A server and a member can
+    /// show any number of made-up strangers, and a lookup costs a token. A user that is confirmed is asked about once for good,
+    /// which each member of a group is at some time.
+    fn takes(&mut self, user: &UserName) -> bool {
+        self.in_vain < MOST_ASKED_IN_VAIN && self.users.insert(user.clone())
+    }
+}
 
 impl Session {
     /// Makes sure that this device follows the group; where it does not, tries to come back unless it
@@ -217,6 +239,7 @@ impl Session {
         accepted: &Differences,
         delivery: &DeliveryAddress,
     ) -> Result<()> {
+        let mut asked = Asked::default();
         for _ in 0..ATTEMPTS {
             // The answer to an earlier one may have been lost.
             if self.store.read(|tx| GroupState::awaits(tx, id, Kind::Rejoin))? {
@@ -233,16 +256,86 @@ impl Session {
             }
             let known = self.store.read(|tx| GroupState::load(tx, id)?.latest_known(tx))?;
             let current = self.fetch_current(id).await?;
-            let unknown =
-                self.store.read(|tx| GroupState::load(tx, id)?.unconfirmed_strangers(tx, &current))?;
-            for user in unknown {
-                goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
-            }
             // Messages that came meanwhile are read, too: only those are lost that come until the DS has the commit.
             self.drain(step, QueueKind::Group).await?;
-            self.store
-                .write(|tx| GroupState::load(tx, id)?.rejoin(tx, known, &current, accepted, delivery))?;
+            let rejoin = |tx: &Tx<'_>| {
+                let group = GroupState::load(tx, id)?;
+                group.rejoin(tx, known, &current, accepted, delivery)
+            };
+            match self.store.write(rejoin) {
+                Err(Error::Strangers(differences)) => {
+                    if !ask_about(&self.api, &self.store, &differences, &mut asked).await? {
+                        return Err(Error::Strangers(differences));
+                    }
+                    self.drain(step, QueueKind::Group).await?;
+                    self.store.write(rejoin)?;
+                }
+                done => done?,
+            }
         }
         Err(Error::Contended(ATTEMPTS))
+    }
+}
+
+/// Asks the AS about strangers: first about the users of whom one may be a further device, which is no stranger then. About the
+/// others a person judges, who is told whether they are confirmed. Returns false where nobody is left to ask about.
+async fn ask_about(api: &Api, store: &Store, differences: &Differences, asked: &mut Asked) -> Result<bool> {
+    let unverified = differences.strangers.iter().filter(|member| !member.verified);
+    let others = unverified.filter_map(|member| member.user.as_ref());
+    let mut is_news = false;
+    for user in differences.users_to_ask_about().iter().chain(others) {
+        if !asked.takes(user) {
+            continue;
+        }
+        is_news = true;
+        goes_on(identity::look_up(api, store, user).await.map(drop))?;
+        let of_user = differences.strangers.iter().filter(|member| member.user.as_ref() == Some(user));
+        let mut clients = of_user.filter_map(|member| member.client_key);
+        let is_confirmed = store.read(|tx| {
+            clients.try_fold(false, |found, client| Ok(found || identity::confirmed(tx, &client)?.is_some()))
+        })?;
+        if !is_confirmed {
+            asked.in_vain += 1;
+        }
+    }
+    Ok(is_news)
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_protocol::key::SigningKey;
+
+    use super::*;
+    use crate::{event::Member, server::tests::Home};
+
+    fn user(number: usize) -> UserName {
+        format!("user{number}@home.example").parse().unwrap()
+    }
+
+    fn stranger(number: usize) -> Member {
+        let [leaf_key, client_key] = [(); 2].map(|()| SigningKey::generate().public_key());
+        Member { leaf_key, client_key: Some(client_key), user: Some(user(number)), verified: false }
+    }
+
+    #[tokio::test]
+    async fn the_as_is_asked_in_vain_about_a_dozen_strangers_however_many_there_are() {
+        let home = Home::of_problem(ProblemType::NotFound);
+        let mut differences = Differences::default();
+        differences.strangers.extend((0..100).map(stranger));
+        let mut asked = Asked::default();
+        for is_news in [true, false] {
+            let asks = ask_about(&home.api, &home.store, &differences, &mut asked).await.unwrap();
+            assert_eq!((asks, asked.users.len()), (is_news, MOST_ASKED_IN_VAIN));
+        }
+        assert!(home.asked() > 0);
+    }
+
+    #[test]
+    fn each_user_is_asked_about_once_and_those_that_are_confirmed_do_not_count() {
+        let mut asked = Asked::default();
+        assert!((0..100).all(|number| asked.takes(&user(number))));
+        assert!(!asked.takes(&user(0)));
+        asked.in_vain = MOST_ASKED_IN_VAIN;
+        assert!(!asked.takes(&user(100)));
     }
 }

@@ -39,8 +39,8 @@ pub async fn look_up_user(auth: As, request: Request, payment: Payment) -> Outco
         .call(
             &auth.home.database,
             "SELECT outcome, incarnation, founder, founding, epoch, transcript, tree_hash, state_signature, group_info,
-                    ratchet_tree, client_keys, credentials, contacts, ended, commits, more, founding_group_info,
-                    founding_ratchet_tree, profile
+                    ratchet_tree, client_keys, credentials, contacts, begun, ended, commits, more,
+                    founding_group_info, founding_ratchet_tree, profile
              FROM auth.look_up_user($1, $2, $3, $4, $5, $6)",
             &[&name.local(), &incarnation, &after, &lookup],
         )
@@ -67,7 +67,10 @@ fn record(auth: &As, name: UserName, row: &Row) -> Result<UserRecord, Failure> {
     let eid = identity::eid_state(row)?;
     let tree_hash = TreeHash::try_from(row.get::<_, &[u8]>("tree_hash")).map_err(Failure::fault)?;
     let founding = row.get::<_, Option<Vec<u8>>>("founding_group_info").zip(row.get("founding_ratchet_tree"));
-    let ended: Vec<&[u8]> = row.get("ended");
+    let transcripts = |column: &str| -> Result<Vec<Transcript>, Failure> {
+        let transcripts: Vec<&[u8]> = row.get(column);
+        transcripts.into_iter().map(Transcript::try_from).collect::<Result<_, _>>().map_err(Failure::fault)
+    };
     let commits: Vec<Vec<u8>> = row.get("commits");
     Ok(UserRecord {
         incarnation: eid.incarnation,
@@ -87,11 +90,8 @@ fn record(auth: &As, name: UserName, row: &Row) -> Result<UserRecord, Failure> {
         profile: row.get::<_, Option<&[u8]>>("profile").map(put_profile::open).transpose()?,
         clients: clients(auth, row)?,
         ticket: auth.signer.ticket(name.clone(), eid, tree_hash)?,
-        ended: ended
-            .into_iter()
-            .map(Transcript::try_from)
-            .collect::<Result<_, _>>()
-            .map_err(Failure::fault)?,
+        begun: transcripts("begun")?,
+        ended: transcripts("ended")?,
         name,
     })
 }

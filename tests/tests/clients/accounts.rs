@@ -63,15 +63,16 @@ async fn a_contact_sees_a_reset_as_a_reset_and_the_lost_device_is_nothing_any_mo
     let error = alice.look_up(bob.user()).await.unwrap_err();
     assert!(matches!(error, Error::Identity(IdentityError::Reset)), "{error}");
     let events = alice.sync(Duration::ZERO).await.unwrap();
-    let resets =
-        events.iter().filter(|event| matches!(event, Event::IdentityReset { user } if user == bob.user()));
+    let resets = events
+        .iter()
+        .filter(|event| matches!(event, Event::IdentityReset { user, .. } if user == bob.user()));
     assert_eq!(resets.count(), 1, "{events:?}");
     let known = alice.known(bob.user()).unwrap().unwrap();
     assert!(known.reset_pending && !known.verified);
     let shown = alice.pending_reset(bob.user()).unwrap().unwrap();
     assert_eq!((shown.founder, shown.eid.incarnation), (again.client_key(), 1));
     assert_eq!(known.eid, before.eid, "the known one stays until a person says so");
-    assert!(alice.accept_reset(bob.user()).unwrap());
+    assert_eq!(alice.accept_reset(bob.user()).unwrap().as_ref(), Some(bob.user()));
     let after = alice.look_up(bob.user()).await.unwrap();
     assert_eq!(after.clients.len(), 1);
     assert_eq!(after.clients[0].client_key, again.client_key());

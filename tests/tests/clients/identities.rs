@@ -104,6 +104,7 @@ impl Liar {
             more: false,
             clients: vec![self.credential(&user.name, user.device.public_key(), FAR)],
             ticket: self.ticket(&user.name, &current, now()),
+            begun: Vec::new(),
             ended: Vec::new(),
             current,
         }

@@ -113,7 +113,9 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<()> {
             note(&format!("{user} was asked. `follow` tells what {user} decides."));
         }
         Command::Accept { user, reset } => {
-            let began_anew = reset && client.accept_reset(&user)?;
+            let accepted = if reset { client.accept_reset(&user)? } else { None };
+            let began_anew = accepted.is_some();
+            let user = accepted.unwrap_or(user);
             if began_anew {
                 note(&format!("{user} is taken for who the server says now."));
             }

@@ -270,9 +270,9 @@ fn the_end_and_the_reset_of_a_members_account_are_told_once_when_the_as_shows_th
         days_pass();
         is_absent();
     }
-    alice.store.write(|tx| crate::group::was_reset(tx, &mallory.user)).unwrap();
+    alice.store.write(|tx| crate::group::was_reset(tx, &mallory.user, None)).unwrap();
     let stranger = "carol@example.org".parse().unwrap();
-    alice.store.write(|tx| crate::group::was_reset(tx, &stranger)).unwrap();
+    alice.store.write(|tx| crate::group::was_reset(tx, &stranger, None)).unwrap();
     let events = alice.events();
     let [Event::MemberGone { user: gone, .. }, Event::MemberReset { user: reset, .. }] = &events[..] else {
         panic!("{events:?}")

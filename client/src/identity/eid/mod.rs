@@ -213,7 +213,8 @@ fn kept(
     ratchet_tree: &RatchetTree,
 ) -> Result<Kept> {
     let public_group = PublicEid::open(group_info, ratchet_tree)?.encode();
-    Ok(Kept { founding: *founding, eid, public_group, former: Vec::new(), seen: 0, verified: true })
+    let (former, called) = (Vec::new(), None);
+    Ok(Kept { founding: *founding, eid, public_group, former, called, seen: 0, verified: true })
 }
 
 fn lifetime() -> Lifetime {

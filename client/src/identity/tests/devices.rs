@@ -134,7 +134,7 @@ fn a_commit_that_does_not_update_its_devices_leaf_is_followed_by_nobody() {
         let mut reader = PublicEid::open(&current.group_info, &current.ratchet_tree).unwrap();
         reader.follow(&alice(), &MlsMessage::new(commit))
     };
-    assert_eq!(follow(true), Ok(()));
+    assert_eq!(follow(true), Ok(None));
     assert_eq!(follow(false), Err(IdentityError::History("a commit does not update its device")));
 }
 

@@ -25,7 +25,7 @@ async fn an_identity_with_the_same_group_id_and_another_founder_is_a_reset_that_
     // The honest AS again: nothing has changed but that the other was shown.
     assert_eq!(sees(&server, &bob).await.unwrap(), [phone.public_key()]);
     assert!(is_confirmed(&bob, &phone));
-    assert!(!bob.write(|tx| accept_reset(tx, &alice())), "nothing waits any more");
+    assert_eq!(bob.write(|tx| accept_reset(tx, &alice())), None, "nothing waits any more");
     assert_eq!(splits(&bob), 2);
 }
 
@@ -69,12 +69,12 @@ async fn a_reset_counts_once_a_person_accepts_it() {
         assert_eq!(refusal(&server, &bob).await, IdentityError::Reset);
         server.update(&laptop);
     }
-    assert_eq!(bob.events(), [Event::IdentityReset { user: alice() }]);
+    assert_eq!(bob.events(), [Event::IdentityReset { user: alice(), name: None }]);
     assert!(!is_confirmed(&bob, &phone) && !is_confirmed(&bob, &laptop));
     let refused = bob.store.write(|tx| set_verified(tx, &alice(), true));
     assert!(matches!(refused, Err(Error::Identity(IdentityError::Reset))));
 
-    assert!(bob.write(|tx| accept_reset(tx, &alice())));
+    assert_eq!(bob.write(|tx| accept_reset(tx, &alice())), Some(alice()));
     assert!(is_confirmed(&bob, &laptop) && !is_confirmed(&bob, &phone));
     assert_eq!(sees(&server, &bob).await.unwrap(), [laptop.public_key()]);
     let known = bob.write(|tx| known::known(tx, &alice())).unwrap();

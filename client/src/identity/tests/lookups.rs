@@ -318,7 +318,7 @@ async fn a_silent_device_stays_its_users_after_a_change_of_name_and_while_a_rese
     let reset = look_up(&server, &bob.store, &alicia).await.map(drop);
     assert!(matches!(reset, Err(Error::Identity(IdentityError::Reset))), "{reset:?}");
     assert!(is_theirs(&laptop) && !is_theirs(&thief), "that is the AS's word alone");
-    assert!(bob.write(|tx| accept_reset(tx, &alicia)));
+    assert_eq!(bob.write(|tx| accept_reset(tx, &alicia)), Some(alicia.clone()));
     assert!(!is_theirs(&laptop) && is_theirs(&thief));
 }
 

@@ -3,6 +3,7 @@
 mod devices;
 mod histories;
 mod lookups;
+mod successions;
 
 use std::sync::Mutex;
 
@@ -28,8 +29,8 @@ use super::{
     audit::audit,
     claims,
     eid::{self, Change, EidWelcome},
-    known::{self, Which, accept_reset, compare, confirmed, is_device, own_state, set_verified},
-    lookup::{self, Records, look_up},
+    known::{self, Which, compare, confirmed, is_device, own_state, set_verified},
+    lookup::{self, Records, accept_reset, look_up},
     public_eid::PublicEid,
     silence,
 };
@@ -268,6 +269,7 @@ impl As {
             more: false,
             clients: self.clients.clone(),
             ticket: self.ticket(self.log.current.state.eid, now()),
+            begun: self.ended.iter().map(|(log, _)| log.current.founding).collect(),
             ended: self.ended.iter().map(|(_, end)| *end).collect(),
         }
     }

@@ -21,6 +21,7 @@ CREATE TABLE eids (
     transcript BLOB NOT NULL,
     public_group BLOB NOT NULL,         -- a PublicEid
     former BLOB NOT NULL DEFAULT x'80', -- names that the user had when it was seen, as far as a leaf has one: CBOR
+    called TEXT,                        -- of an identity that waits for a person: its name by now, if it is another one
     seen INTEGER NOT NULL,              -- the time of the newest freshness ticket, in seconds since 1970
     verified INTEGER NOT NULL CHECK (verified IN (0, 1)), -- compared with the user by a person
     split BLOB,                         -- the state of another history that was told last: an EidState's bytes

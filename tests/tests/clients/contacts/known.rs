@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_client::{Client, Error, Event, Options};
+use postern_client::{Client, Error, Event, IdentityError, Options, RecoveryKey};
 use postern_tests_kit::World;
 
 use super::{answers, asks, contact, contacts_of_each_other, shy, shy_person, sync, until, with};
@@ -91,7 +91,7 @@ async fn a_contact_that_began_anew_is_no_contact_until_a_person_accepts() {
     assert!(anew.contacts().unwrap().is_empty());
     anew.ask_contact(bob.user()).await.unwrap();
 
-    let reset = |event: &Event| matches!(event, Event::IdentityReset { user } if user == alice.user());
+    let reset = |event: &Event| matches!(event, Event::IdentityReset { user, .. } if user == alice.user());
     let events = until(&bob, reset).await;
     assert!(!events.iter().any(asks(alice.user())), "it is not known who asks: {events:?}");
     let known = contact(&bob, alice.user()).unwrap();
@@ -99,13 +99,90 @@ async fn a_contact_that_began_anew_is_no_contact_until_a_person_accepts() {
     assert!(matches!(bob.accept_contact(alice.user()).await, Err(Error::Identity(_))));
     assert!(matches!(bob.safety_number(alice.user()).await, Err(Error::Identity(_))));
 
-    assert!(bob.accept_reset(alice.user()).unwrap());
+    assert_eq!(bob.accept_reset(alice.user()).unwrap().as_ref(), Some(alice.user()));
     until(&bob, asks(alice.user())).await;
     assert!(contact(&bob, alice.user()).is_none(), "nothing of before holds");
     bob.accept_contact(alice.user()).await.unwrap();
     until(&anew, answers(bob.user())).await;
     let known = contact(&bob, alice.user()).unwrap();
     assert!(known.may_add && !known.may_be_added && !known.verified, "{known:?}");
+    world.close();
+}
+
+/// A client that begins a user anew after all others were lost.
+async fn begun_anew(world: &World, name: &str, key: &RecoveryKey) -> Client {
+    let anew = Client::builder(world.homes.path().join("anew")).server(world.server().url()).options(shy());
+    anew.reset(name, key).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_contact_that_took_another_name_and_then_began_anew_is_told_as_both() {
+    let world = World::builder().start().await;
+    let [alice, bob] = contacts_of_each_other(&world).await;
+    let key = alice.recovery_key().unwrap().expect("it was not shown yet");
+    let before = alice.user().clone();
+    let alicia = alice.rename("alicia", &key).await.unwrap();
+    sync(&alicia).await;
+    let anew = begun_anew(&world, "alicia", &key).await;
+
+    // He reads what her device wrote of her name when that is lost.
+    let reset =
+        |event: &Event| matches!(event, Event::IdentityReset { user, name: None } if user == anew.user());
+    let events = until(&bob, reset).await;
+    let renamed = Event::Renamed { from: before.clone(), to: anew.user().clone() };
+    let place = |what: &dyn Fn(&Event) -> bool| events.iter().position(|event| what(event));
+    assert!(place(&|event| *event == renamed) < place(&reset), "{events:?}");
+    assert!(events.contains(&renamed), "{events:?}");
+    assert!(!is_ignored(&events, "does not confirm"), "it took effect: {events:?}");
+    assert!(contact(&bob, &before).is_none());
+    let known = contact(&bob, anew.user()).unwrap();
+    assert!(known.reset && !known.may_be_added && !known.verified, "{known:?}");
+    let refused = bob.look_up(anew.user()).await.unwrap_err();
+    assert!(matches!(refused, Error::Identity(IdentityError::Reset)), "{refused}");
+
+    assert_eq!(bob.accept_reset(anew.user()).unwrap().as_ref(), Some(anew.user()));
+    let ours = bob.safety_number(anew.user()).await.unwrap();
+    let theirs = anew.safety_number(bob.user()).await.unwrap();
+    assert_eq!(ours.digits(), theirs.digits());
+    world.close();
+}
+
+#[tokio::test]
+async fn a_contact_that_began_anew_and_then_took_another_name_is_told_as_both_and_a_person_accepts_both() {
+    let world = World::builder().start().await;
+    let [alice, bob] = contacts_of_each_other(&world).await;
+    let key = alice.recovery_key().unwrap().expect("it was not shown yet");
+    let before = alice.user().clone();
+    let anew = begun_anew(&world, "alice", &key).await;
+    let alicia = anew.rename("alicia", &key).await.unwrap();
+    alicia.ask_contact(bob.user()).await.unwrap();
+
+    let reset = |event: &Event| matches!(event, Event::IdentityReset { user, name: Some(name) } if *user == before && name == alicia.user());
+    let renamed = Event::Renamed { from: before.clone(), to: alicia.user().clone() };
+    let events = until(&bob, reset).await;
+    assert!(!events.contains(&renamed), "none that he knows says so: {events:?}");
+    assert!(!events.iter().any(asks(alicia.user())), "it is not known who asks: {events:?}");
+    let known = contact(&bob, &before).unwrap();
+    assert!(known.reset && !known.may_be_added && !known.verified, "{known:?}");
+    for _ in 0..2 {
+        let refused = bob.look_up(alicia.user()).await.unwrap_err();
+        assert!(matches!(refused, Error::Identity(IdentityError::Reset)), "{refused}");
+    }
+    // A look at his contacts does not tell her as missing, whose name is another one by now.
+    let bob = with(bob, watchful());
+    let events = sync(&bob).await;
+    let again = |event: &Event| reset(event) || matches!(event, Event::ContactMissing { .. });
+    assert!(!events.iter().any(again), "told once: {events:?}");
+
+    assert_eq!(bob.accept_reset(alicia.user()).unwrap().as_ref(), Some(alicia.user()));
+    let events = until(&bob, asks(alicia.user())).await;
+    assert!(events.contains(&renamed), "{events:?}");
+    assert!(bob.known(&before).unwrap().is_none() && contact(&bob, &before).is_none());
+    bob.accept_contact(alicia.user()).await.unwrap();
+    until(&alicia, answers(bob.user())).await;
+    let ours = bob.safety_number(alicia.user()).await.unwrap();
+    let theirs = alicia.safety_number(bob.user()).await.unwrap();
+    assert_eq!(ours.digits(), theirs.digits());
     world.close();
 }
 
@@ -131,11 +208,11 @@ async fn a_contacts_reset_and_end_show_within_a_day_though_nothing_tells_of_them
     let bob = with(bob, watchful());
     let before: i64 = world.value(spent).await;
     let events = sync(&bob).await;
-    let reset = |event: &Event| matches!(event, Event::IdentityReset { user } if user == alice.user());
+    let reset = |event: &Event| matches!(event, Event::IdentityReset { user, .. } if user == alice.user());
     assert!(events.iter().any(reset), "{events:?}");
     assert_eq!(world.value::<i64>(spent).await - before, usual + 1, "a look costs a token");
 
-    assert!(bob.accept_reset(alice.user()).unwrap());
+    assert_eq!(bob.accept_reset(alice.user()).unwrap().as_ref(), Some(alice.user()));
     bob.ask_contact(alice.user()).await.unwrap();
     let missing = |event: &Event| matches!(event, Event::ContactMissing { user } if user == alice.user());
     world.admin.batch_execute("SELECT operator.delete_user('alice')").await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_client::{Client, Event, Options, ProfileChange};
+use postern_client::{Client, Error, Event, IdentityError, Options, ProfileChange};
 use postern_protocol::{
     account::EndIdentity,
     key::SigningKey,
@@ -94,6 +94,68 @@ async fn an_end_that_a_reset_follows_is_told_as_a_reset_and_as_nothing_else() {
     alice.pass_time_for_gone_members(60 * DAY).unwrap();
     let later = alice.sync(Duration::ZERO).await.unwrap();
     assert!(!events.iter().chain(&later).any(is_end), "{events:?}, {later:?}");
+}
+
+/// What a group is told of members' names and resets.
+fn of_names(events: &[Event]) -> Vec<&Event> {
+    let is_of_names =
+        |event: &&Event| matches!(event, Event::MemberRenamed { .. } | Event::MemberReset { .. });
+    events.iter().filter(is_of_names).collect()
+}
+
+#[tokio::test]
+async fn members_hear_of_another_name_and_then_of_the_reset_that_came_before_they_looked() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let key = bob.recovery_key().unwrap().expect("it was not shown yet");
+    let before = bob.user().clone();
+    let robert = bob.rename("robert", &key).await.unwrap();
+    receive(&robert).await;
+    let anew = Client::builder(world.homes.path().join("anew")).server(world.server().url());
+    anew.options(patient()).reset("robert", &key).await.unwrap();
+
+    let name = robert.user().clone();
+    let renamed = Event::MemberRenamed { group: group.clone(), user: before, name: name.clone() };
+    let reset = Event::MemberReset { group, user: name, name: None };
+    for client in [&alice, &carol] {
+        let events = client.sync_until(PATIENCE, |event| *event == reset).await.unwrap();
+        assert_eq!(of_names(&events), [&renamed, &reset], "{}", client.user());
+    }
+}
+
+#[tokio::test]
+async fn members_hear_of_a_reset_and_of_the_name_that_was_taken_after_it_once_they_look_at_that() {
+    let world = World::builder().pushing().start().await;
+    let ([alice, bob, carol], group) = group_of_three(&world).await;
+    let key = bob.recovery_key().unwrap().expect("it was not shown yet");
+    let before = bob.user().clone();
+    let anew = Client::builder(world.homes.path().join("anew")).server(world.server().url());
+    let anew = anew.options(patient()).reset("bob", &key).await.unwrap();
+    let robert = anew.rename("robert", &key).await.unwrap();
+
+    let name = robert.user().clone();
+    let reset = Event::MemberReset { group: group.clone(), user: before.clone(), name: Some(name.clone()) };
+    let renamed = Event::MemberRenamed { group, user: before.clone(), name: name.clone() };
+    for client in [alice, carol] {
+        // Members are looked up whenever that is possible.
+        let client = with(client, Options { look_up_every: Duration::ZERO, ..patient() });
+        // No device of his is in the group that could say what he is called now: somebody else told.
+        let refused = client.look_up(&name).await.unwrap_err();
+        assert!(matches!(refused, Error::Identity(IdentityError::Reset)), "{refused}");
+        let mut events = client.sync(Duration::ZERO).await.unwrap();
+        for _ in 0..2 {
+            client.pass_time_for_gone_members(31 * DAY).unwrap();
+            events.extend(client.sync(Duration::ZERO).await.unwrap());
+        }
+        assert_eq!(of_names(&events), [&reset], "{}", client.user());
+        let is_end = |event: &Event| matches!(event, Event::MemberGone { .. } | Event::MemberMissing { .. });
+        assert!(!events.iter().any(is_end), "{events:?}");
+
+        assert_eq!(client.accept_reset(&before).unwrap(), Some(name.clone()));
+        let events = client.sync(Duration::ZERO).await.unwrap();
+        assert_eq!(of_names(&events), [&renamed], "{}", client.user());
+        assert_eq!(client.look_up(&name).await.unwrap().clients.len(), 1);
+    }
 }
 
 #[tokio::test]

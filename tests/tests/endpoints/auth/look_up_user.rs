@@ -59,6 +59,7 @@ async fn anyone_with_a_token_reads_the_present_of_an_identity_and_its_past_when_
 
     let record = world.look_up(&alice.name).await;
     assert_eq!((&record.name, record.incarnation, record.ended.len()), (&alice.name, 0, 0));
+    assert!(record.begun.is_empty());
     assert_eq!(record.current.group_info, sent.group_info);
     assert_eq!(record.current.ratchet_tree, sent.ratchet_tree);
     assert_eq!(record.current.founding, alice.founding.transcript);
@@ -197,7 +198,7 @@ async fn a_lookup_of_the_present_costs_the_same_whatever_the_past_and_a_page_of_
 
 /// A reader that knew an identity before a reset reads how that one ended.
 #[tokio::test]
-async fn a_record_shows_the_incarnation_that_lives_and_the_ends_of_those_before() {
+async fn a_record_shows_the_incarnation_that_lives_and_the_beginnings_and_ends_of_those_before() {
     let world = World::start().await;
     let mut alice = world.user("alice").await;
     world.add_device(&mut alice).await;
@@ -230,6 +231,7 @@ async fn a_record_shows_the_incarnation_that_lives_and_the_ends_of_those_before(
 
     let record = world.look_up(&alice.name).await;
     assert_eq!((record.incarnation, record.ended.as_slice()), (1, [old.transcript].as_slice()));
+    assert_eq!(record.begun, [alice.founding.transcript], "whoever knew her knows her by it");
     assert_eq!(record.current.state.eid, EidState::founded(1, transcript));
     assert_eq!(record.ticket.eid, record.current.state.eid);
     let ask = async |query: &str| -> UserRecord {
