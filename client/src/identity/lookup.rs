@@ -235,10 +235,12 @@ fn take(
                 known::doubt(tx, name)?;
                 Event::IdentitySplit { user: name.clone() }.record(tx)?;
             }
+            // The profile of a user that another device of this user handed over is the first one, and no change.
+            let is_new = !known::has_clients(tx, name)? && profile::version(tx, name)? == 0;
             known::extend(tx, name, Which::Accepted, &kept(&shown), &shown.transcripts)?;
             known::keep_clients(tx, name, Which::Accepted, &clients(&shown))?;
             claims::check(tx, name)?;
-            see_profile(tx, name, &shown, false)?;
+            see_profile(tx, name, &shown, is_new)?;
             if let Some(account) = Account::find(tx)?.filter(|account| account.user == *name) {
                 eid::follow(tx, &account, &shown.commits)?;
             }

@@ -28,6 +28,7 @@ use super::{
     audit::audit,
     claims,
     eid::{self, Change, EidWelcome},
+    handover,
     known::{self, Which, accept_reset, compare, confirmed, is_device, own_state, set_verified},
     lookup::{self, Records, look_up},
     public_eid::PublicEid,
