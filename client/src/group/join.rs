@@ -192,6 +192,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
         return Err(Rejection::invalid("a Welcome is for a key we do not have"));
     };
     let mls = staged.into_group(tx).map_err(refused)?;
+    rules::check_members(mls.public_group()).map_err(Rejection::invalid)?;
     rules::policy(&mls).map_err(|_| Rejection::invalid("a group has no policy"))?;
     record::insert(tx, &id, "", &leaf_key)?;
     record::set_arrived(tx, &id, mls.epoch().as_u64())?;

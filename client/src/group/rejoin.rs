@@ -483,6 +483,7 @@ impl Entry<'_> {
             .map_err(Error::mls(what))?
             .finalize(tx)
             .map_err(Error::mls(what))?;
+        rules::check_members(mls.public_group()).map_err(Error::mls(what))?;
         let state_key = rules::policy(&mls)?.state_key();
         if mls.group_id().as_slice() != id.to_mls() || state_key != self.state_key {
             return Err(unexpected());

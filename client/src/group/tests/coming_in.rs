@@ -5,7 +5,7 @@ use postern_protocol::mls::GROUP_POLICY;
 
 use super::{
     devices::{bring_in, device_apart, device_of, keep_own_devices},
-    rights::haunted,
+    rights::{haunted, haunted_unread},
     *,
 };
 
@@ -65,6 +65,26 @@ fn a_device_that_moves_into_its_users_place_takes_no_ghost_either() {
     tablet.store.trial(enters).unwrap();
     assert!(tablet.outstanding(&id).is_none());
     alice.receive(&tablet.say(&id, "still here")).unwrap();
+}
+
+#[test]
+fn a_further_device_comes_into_no_group_with_a_member_that_it_cannot_read() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let apart = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
+    let (tablet, groups) = (device_of(&bob, &issuer), bob.store.read(handover).unwrap());
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    let entry = handover::PendingEntry { handover: groups[0].clone(), delivery: delivery() };
+    for has_pseudonym in [false, true] {
+        let shown = haunted_unread(&mallory, &id, has_pseudonym);
+        let refused = comes_in(&tablet, &id, &shown, &Differences::default()).unwrap_err();
+        assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+        assert!(tablet.outstanding(&id).is_none(), "nothing was changed");
+        let moves = |tx: &Tx<'_>| GroupState::enter(tx, &entry, &shown, &Differences::default());
+        let refused = apart.store.write(moves).unwrap_err();
+        assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+        assert_eq!(apart.members(&id).len(), 4, "it is where it was");
+    }
 }
 
 /// The server knows the group's id and policy, and makes a group of its own with them.
