@@ -15,7 +15,7 @@ use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    links,
+    join, links,
     places::{self, UsersLeaf},
     record::{self, GroupSummary},
     roster::Roster,
@@ -263,7 +263,7 @@ pub(crate) fn left_to_person(tx: &Tx<'_>) -> Result<Vec<GroupSummary>> {
 }
 
 /// The handover by which this device is to come into a group.
-fn kept_handover(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupHandover>> {
+pub(super) fn kept_handover(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupHandover>> {
     let sql = "SELECT handover FROM entries WHERE group_id = ?1";
     let handover: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
     handover.map(|bytes| decode(&bytes, "a handover")).transpose()
@@ -313,7 +313,7 @@ fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
          SET handover = excluded.handover, due = excluded.due, strangers = 0",
         params![handover.id.to_mls(), encode(handover), integer(tx.now())],
     )?;
-    Ok(())
+    join::try_again(tx, &handover.id)
 }
 
 /// Whether the last attempt to come in failed for good: its address is gone.
@@ -377,7 +377,8 @@ pub(crate) fn forget_entry_addresses(tx: &Tx<'_>) -> Result<()> {
 /// This device is not to come in any more.
 pub(crate) fn give_up_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     revoke_entry_address(tx, id)?;
-    drop_entry(tx, id)
+    drop_entry(tx, id)?;
+    join::drop_late(tx, id)
 }
 
 /// An attempt failed for good; another one, with another address, comes later.

@@ -387,6 +387,7 @@ fn told(result: Result<(), Rejection>) -> Result<(), String> {
         Rejection::Invalid(reason) | Rejection::Stray { reason, .. } | Rejection::Doubt { reason, .. } => {
             reason
         }
+        Rejection::Strangers(_) => "strangers".to_owned(),
         Rejection::Unread => "unread".to_owned(),
         Rejection::Fault(error) => panic!("{error}"),
     })
