@@ -45,7 +45,7 @@ const TOLD_OF_STRANGERS: u32 = 7;
 pub(crate) struct GroupHandover {
     pub id: GroupId,
     /// The epoch of which this is.
-    epoch: u64,
+    pub(super) epoch: u64,
     pub state_key: StateKey,
     pub title: String,
     /// The title's number.
@@ -157,10 +157,11 @@ impl GroupState {
     }
 
     /// Notes, after a commit, that this user's other devices which are on their way have to be told of the group again, if others
-    /// came or the policy changed: they take nobody for a member of whom they were not told.
+    /// came, members went or the policy changed: they take nobody for a member of whom they were not told, and those that went
+    /// are none any more.
     pub(super) fn retell_what_changed(&self, tx: &Tx<'_>, before: &Outline) -> Result<()> {
         let now = self.outline()?;
-        if now.policy == before.policy && now.leaves.is_subset(&before.leaves) {
+        if now.policy == before.policy && now.leaves == before.leaves {
             return Ok(());
         }
         on_their_way(tx, &self.id)?.iter().try_for_each(|device| retell_change(tx, &self.id, device))

@@ -39,6 +39,7 @@ use crate::{
 };
 
 const UNEXPECTED: &str = "the group info or tree is malformed";
+const OLDER: &str = "the server shows it as it was before this device was told of it";
 
 /// How a group differs at the server from what this device knew of it.
 #[derive(Debug, Clone, Default)]
@@ -214,7 +215,8 @@ impl GroupState {
     /// told.
     ///
     /// # Errors
-    /// [`Error::Strangers`] where others are there than a person accepted.
+    /// [`Error::Strangers`] where others are there than a person accepted; [`Error::Mls`] where the DS shows an epoch before that
+    /// of which the other device told, or that of this device's own place: who was removed since would read on.
     pub(crate) fn enter(
         tx: &Tx<'_>,
         entry: &PendingEntry,
@@ -233,6 +235,10 @@ impl GroupState {
             Some(old) if !record::is_entering(tx, &id)? => Some(old.mls.own_leaf_index()),
             _ => None,
         };
+        let own_epoch = old.as_ref().filter(|_| leaving.is_some()).map_or(0, Self::epoch);
+        if Self::epoch_of(current)? < handover.epoch.max(own_epoch) {
+            return Err(Error::mls("cannot come into the group")(OLDER));
+        }
         let content = if moves { record::attributes(tx, &id)? } else { Vec::new() };
         let before = old.as_ref().map(Before::of).transpose()?.unwrap_or_default();
         let (leaf, user) = (SigningKey::generate(), handover.user_key());

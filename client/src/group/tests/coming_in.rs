@@ -252,6 +252,97 @@ fn a_device_on_its_way_is_told_of_members_that_came_meanwhile() {
 }
 
 #[test]
+fn a_device_on_its_way_is_told_of_members_that_went_meanwhile() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    keep_own_devices(&bob, &[&tablet]);
+    let client_key = tablet.account().client_key().public_key();
+    let groups = bob.store.read(handover).unwrap();
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+    let before = mallory.shown(&id);
+    let removal = alice.stage(&id, &Change::Remove(vec![mallory.leaf(&id)])).message;
+    alice.confirm(&id);
+    bob.receive(&removal).unwrap();
+    let found = bob.store.read(crate::group::to_tell).unwrap();
+    let [(told, group)] = &found[..] else { panic!("{} devices are to be told", found.len()) };
+    assert_eq!(*told, client_key);
+    tablet.store.write(|tx| take_over(tx, std::slice::from_ref(group))).unwrap();
+    // The server shows the group with Mallory in it, as it was.
+    let refused = comes_in(&tablet, &id, &before, &Differences::default()).unwrap_err();
+    assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+}
+
+#[test]
+fn a_device_comes_into_no_group_that_is_older_than_what_it_was_told_of() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let apart = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
+    let (older, older_groups) = (alice.shown(&id), bob.store.read(handover).unwrap());
+    let entry = handover::PendingEntry { handover: older_groups[0].clone(), delivery: delivery() };
+    let update = alice.stage(&id, &Change::Update).message;
+    alice.confirm(&id);
+    for other in [&bob, &mallory, &apart] {
+        other.receive(&update).unwrap();
+    }
+    let groups = bob.store.read(handover).unwrap();
+    let told = || {
+        let tablet = device_of(&bob, &issuer);
+        tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+        tablet
+    };
+    let refuses = |device: &Person| {
+        let refused = comes_in(device, &id, &older, &Differences::default()).unwrap_err();
+        assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+        assert!(refused.is_final() && device.outstanding(&id).is_none(), "nothing was changed");
+    };
+    // All leaves are known, and somebody who was there then may have its secrets.
+    let tablet = told();
+    refuses(&tablet);
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+
+    // The server was restored, as another device tells that came back there.
+    let tablet = told();
+    refuses(&tablet);
+    tablet.store.write(|tx| crate::group::entry_failed(tx, &id)).unwrap();
+    tablet.store.write(|tx| take_over(tx, &older_groups)).unwrap();
+    comes_in(&tablet, &id, &older, &Differences::default()).unwrap();
+
+    // One that is in a place of its own knows how far the group is.
+    let moves = |shown: &CurrentGroup| {
+        let enters = |tx: &Tx<'_>| GroupState::enter(tx, &entry, shown, &Differences::default());
+        apart.store.trial(enters)
+    };
+    let refused = moves(&older).unwrap_err();
+    assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+    moves(&alice.shown(&id)).unwrap();
+}
+
+/// A member that commits after the group was handed over changes nothing about who comes in.
+#[test]
+fn a_device_that_was_told_of_an_older_epoch_comes_into_the_group_as_it_is() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let (tablet, groups) = (device_of(&bob, &issuer), bob.store.read(handover).unwrap());
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    for _ in 0..3 {
+        let update = alice.stage(&id, &Change::Update).message;
+        alice.confirm(&id);
+        for other in [&bob, &mallory] {
+            other.receive(&update).unwrap();
+        }
+    }
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+    // Its commit came too late, and the answer to it was lost.
+    let update = mallory.stage(&id, &Change::Update).message;
+    alice.receive(&update).unwrap();
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+    alice.receive(&tablet.outstanding(&id).unwrap().message).unwrap();
+}
+
+#[test]
 fn of_two_devices_that_come_in_at_once_the_later_one_knows_the_other_by_its_card() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
