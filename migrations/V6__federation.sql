@@ -112,7 +112,7 @@ COMMENT ON COLUMN federation.settings.max_strangers IS
 COMMENT ON COLUMN federation.settings.outbox_days IS
     'Whole days (UTC) that a delivery to another domain waits; then it is set aside. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.retry_seconds IS
-    'Seconds between two attempts at a domain that does not answer, at most. Changes as the operator likes';
+    'Seconds between two attempts at a domain that does not answer, at most, and between two looks at a neighbour that is asked for. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.refused_attempts IS
     'Attempts at a delivery that its homeserver refuses, while it answers others, until the delivery is set aside; one that is refused for its size is, at the first one. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.wallet_tokens IS

@@ -33,7 +33,10 @@ BEGIN
     SELECT * INTO kept FROM federation.homeservers h WHERE h.domain = find_homeserver.domain;
     SELECT * INTO looks FROM federation.looks l WHERE l.domain = find_homeserver.domain;
     age := now() - looks.looked;
-    IF EXISTS (SELECT FROM federation.outbox o WHERE o.domain = find_homeserver.domain) THEN
+    -- People here wait for a neighbour that is back, also where nothing is to be delivered to it.
+    IF looks.failures > 0
+       AND (federation.is_proven(find_homeserver.domain)
+            OR EXISTS (SELECT FROM federation.outbox o WHERE o.domain = find_homeserver.domain)) THEN
         longest := least(longest, settings.retry_seconds);
     END IF;
     IF kept.expires >= extract(epoch FROM now()) AND NOT federation.is_of_the_future(kept.issued) THEN
