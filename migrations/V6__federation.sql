@@ -112,7 +112,7 @@ COMMENT ON COLUMN federation.settings.max_strangers IS
 COMMENT ON COLUMN federation.settings.outbox_days IS
     'Whole days (UTC) that a delivery to another domain waits; then it is set aside. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.retry_seconds IS
-    'Seconds between two attempts at a domain that does not answer, at most. Changes as the operator likes';
+    'Seconds between two attempts at a domain that does not answer, at most, and between two looks at a neighbour that is asked for. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.refused_attempts IS
     'Attempts at a delivery that its homeserver refuses, while it answers others, until the delivery is set aside; one that is refused for its size is, at the first one. Changes as the operator likes';
 COMMENT ON COLUMN federation.settings.wallet_tokens IS
@@ -164,7 +164,7 @@ COMMENT ON COLUMN federation.homeservers.content IS
     'Digest of what the description says, without its times. Changes with it';
 COMMENT ON COLUMN federation.homeservers.base_url IS 'URL of the homeserver, as its description says. Changes with it';
 COMMENT ON COLUMN federation.homeservers.issued IS
-    'Time of the description, by its homeserver''s clock, in seconds since 1970. Grows';
+    'Time of the description, by its homeserver''s clock, in seconds since 1970. Grows, but after a clock was ahead';
 COMMENT ON COLUMN federation.homeservers.expires IS
     'Time until which the description holds, in seconds since 1970. Changes with it';
 COMMENT ON COLUMN federation.homeservers.seen IS 'Day (UTC) of the last look. Changes with it';
@@ -189,6 +189,7 @@ CREATE UNLOGGED TABLE federation.shown (
     day date NOT NULL,
     description bytea NOT NULL,
     content bytea NOT NULL CHECK (octet_length(content) = 32),
+    issued bigint NOT NULL,
     expires bigint NOT NULL,
     changes integer NOT NULL DEFAULT 0 CHECK (changes >= 0)
 ) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0);
@@ -198,6 +199,8 @@ COMMENT ON COLUMN federation.shown.domain IS 'Domain. Never changes';
 COMMENT ON COLUMN federation.shown.day IS 'Day (UTC) on which it is shown. Grows';
 COMMENT ON COLUMN federation.shown.description IS 'The description, byte for byte. Changes with the day';
 COMMENT ON COLUMN federation.shown.content IS 'Digest of what it says, without its times. Changes with it';
+COMMENT ON COLUMN federation.shown.issued IS
+    'Time of the description, by its homeserver''s clock, in seconds since 1970. Changes with it';
 COMMENT ON COLUMN federation.shown.expires IS 'Time until which it holds, in seconds since 1970. Changes with it';
 COMMENT ON COLUMN federation.shown.changes IS
     'How often it was another one on this day. Grows, and is 0 with a new day';

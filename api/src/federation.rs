@@ -11,8 +11,10 @@ const RECEIVED_BYTES: usize = 128 * 1024;
 impl Request {
     /// `POST /qs/deliveries`: messages of groups here for queues there, to be paid and signed by a server key. The answer
     /// is a [`postern_protocol::federation::DeliveriesReceived`], or `delivery-gap`, `body-too-large`, `not-allowed` or
-    /// `homeserver-blocked`.
+    /// `homeserver-blocked`. It may take as much longer than others as a slow line needs for it.
     pub fn deliver(deliveries: &Deliveries) -> Self {
-        Self::post("/qs/deliveries").cbor(deliveries).answered_in(RECEIVED_BYTES)
+        let request = Self::post("/qs/deliveries").cbor(deliveries).answered_in(RECEIVED_BYTES);
+        let carriage = Deliveries::carriage(request.content().len());
+        request.waiting(carriage)
     }
 }

@@ -5,6 +5,19 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+/// Seconds by which clocks may differ, as for signed requests.
+pub(crate) const CLOCK_SKEW: u64 = 300;
+
+/// Whether what was noted of this time is of a time to come: the clock was ahead then. All times are in seconds since 1970.
+pub(crate) fn is_of_the_future(noted: u64, now: u64) -> bool {
+    noted > now.saturating_add(CLOCK_SKEW)
+}
+
+/// Whether something was done within so many seconds before `now`. What was noted of a time to come counts for nothing.
+pub(crate) fn is_recent(done: u64, seconds: u64, now: u64) -> bool {
+    !is_of_the_future(done, now) && now < done.saturating_add(seconds)
+}
+
 /// A clock of seconds since 1970. The system's, unless a program that tests a client moves it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Clock {
@@ -53,5 +66,16 @@ mod tests {
         let after = Clock::default().now();
         assert!((before + 86_400..=after + 86_400).contains(&moved));
         assert!(Clock::ahead_by(-86_400).now() < before);
+    }
+
+    #[test]
+    fn what_was_done_by_a_clock_that_was_ahead_is_not_recent() {
+        let now = 1_800_000_000;
+        for (done, expected) in
+            [(now, true), (now - 99, true), (now - 100, false), (now + 300, true), (now + 301, false)]
+        {
+            assert_eq!(is_recent(done, 100, now), expected, "{done}");
+        }
+        assert!(!is_recent(u64::MAX, 100, now));
     }
 }

@@ -51,7 +51,8 @@ pub fn is_allowed(url: &Url, local: bool) -> bool {
 pub struct Clients {
     /// Requests to one homeserver share a connection: when it breaks, all that are under way have no answer.
     pub shared: reqwest::Client,
-    /// Each request has a connection of its own.
+    /// Each request has a connection of its own, which nobody asks for a sign of life: behind a large body on a slow line one
+    /// would come too late.
     pub apart: reqwest::Client,
 }
 
@@ -60,7 +61,8 @@ impl Clients {
     fn build(builder: impl Fn() -> anyhow::Result<reqwest::ClientBuilder>) -> anyhow::Result<Self> {
         let shared = builder()?.build()?;
         // Without a pool no connection is used again, of HTTP/2 neither.
-        let apart = builder()?.pool_max_idle_per_host(0).build()?;
+        let apart =
+            builder()?.pool_max_idle_per_host(0).http2_keep_alive_interval(None::<Duration>).build()?;
         Ok(Self { shared, apart })
     }
 }

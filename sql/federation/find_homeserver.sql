@@ -6,10 +6,10 @@
 --     deliver to the homeserver failed, which may have moved
 --
 -- Returns kept, with the description; due: look, with the description that there is, if there is one that has not
--- expired; failing: the last looks failed, and the next one is not due yet, with the same; blocked: the operator does not
--- let this server deal with the domain; too_many: the homeserver is unknown, and no more can be kept, since all are in
--- use. With due go the keys of the domain that are trusted, and those that are not. A key that has ended is trusted only if
--- all have: somebody may have found it since.
+-- expired and is not of a time to come; failing: the last looks failed, and the next one is not due yet, with the same;
+-- blocked: the operator does not let this server deal with the domain; too_many: the homeserver is unknown, and no more can be
+-- kept, since all are in use. With due go the keys of the domain that are trusted, and those that are not. A key that has ended
+-- is trusted only if all have: somebody may have found it since.
 -- Called by server processes that need the description, and by federation.show_homeserver, federation.relay_request,
 -- federation.relay_token_request and federation.introduce_server.
 CREATE OR REPLACE FUNCTION federation.find_homeserver(
@@ -33,10 +33,13 @@ BEGIN
     SELECT * INTO kept FROM federation.homeservers h WHERE h.domain = find_homeserver.domain;
     SELECT * INTO looks FROM federation.looks l WHERE l.domain = find_homeserver.domain;
     age := now() - looks.looked;
-    IF EXISTS (SELECT FROM federation.outbox o WHERE o.domain = find_homeserver.domain) THEN
+    -- People here wait for a neighbour that is back, also where nothing is to be delivered to it.
+    IF looks.failures > 0
+       AND (federation.is_proven(find_homeserver.domain)
+            OR EXISTS (SELECT FROM federation.outbox o WHERE o.domain = find_homeserver.domain)) THEN
         longest := least(longest, settings.retry_seconds);
     END IF;
-    IF kept.expires >= extract(epoch FROM now()) THEN
+    IF kept.expires >= extract(epoch FROM now()) AND NOT federation.is_of_the_future(kept.issued) THEN
         description := kept.description;
     END IF;
     -- A look far in the future was noted by a clock that was wrong.

@@ -3,7 +3,8 @@
 --
 --   domain: another domain than the home domain
 --
--- Called by server processes before they look at it, or give a request to or from it a place.
+-- Called by server processes before they look at it, or give a request to or from it a place; and by
+-- federation.find_homeserver.
 CREATE OR REPLACE FUNCTION federation.is_proven(domain text) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM federation.neighbours n WHERE n.domain = is_proven.domain)

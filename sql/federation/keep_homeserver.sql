@@ -9,8 +9,8 @@
 --     signs, in seconds since 1970
 --   revoked: those that the homeserver revoked
 --
--- Returns kept; blocked: the operator does not let this server deal with the domain; outdated: a later description is
--- here; key_of_another: a key is pinned to another domain, and nothing is kept.
+-- Returns kept; blocked: the operator does not let this server deal with the domain; outdated: a later description,
+-- which is not of a time to come, is here; key_of_another: a key is pinned to another domain, and nothing is kept.
 -- Called by the server process that fetched the description.
 CREATE OR REPLACE FUNCTION federation.keep_homeserver(
     domain text, description bytea, content bytea, base_url text, issued bigint, expires bigint, keys bytea[],
@@ -42,7 +42,7 @@ BEGIN
     ON CONFLICT ON CONSTRAINT homeservers_pkey DO UPDATE
        SET (description, content, base_url, issued, expires, seen)
          = ROW(excluded.description, excluded.content, excluded.base_url, excluded.issued, excluded.expires, excluded.seen)
-     WHERE h.issued <= excluded.issued;
+     WHERE h.issued <= excluded.issued OR federation.is_of_the_future(h.issued);
     IF NOT FOUND THEN
         outcome := 'outdated';
         RETURN;

@@ -1,6 +1,6 @@
 -- federation.note_failed_look: notes that a look at the description of another domain's homeserver failed: the next one is
--- due in a minute, and after each further failure in twice the time, up to an hour, or retry_seconds while deliveries wait
--- for the domain (federation.find_homeserver).
+-- due in a minute, and after each further failure in twice the time, up to an hour, or retry_seconds where it is a neighbour
+-- (federation.is_proven) or deliveries wait for the domain (federation.find_homeserver).
 --
 --   domain: another domain than the home domain
 --

@@ -33,9 +33,11 @@ pub(crate) fn description<'a>(own: &'a Api, domain: &'a Domain, anew: bool) -> D
         let store = own.wallet.store();
         // All clients of a domain look anew with the day: else the keys of the hour in which one looked would tell whose
         // requests belong together.
-        let of_today = |(kept, day): (Description, u64)| (day == store.now() / DAY).then_some(kept);
+        let now = store.now();
+        let of_today = |(kept, day): (Description, u64)| (day == now / DAY).then_some(kept);
         let kept = store.read(|tx| find(tx, domain))?.and_then(of_today);
-        if let Some(kept) = kept.filter(|kept| !anew && kept.held_until() >= store.now()) {
+        let holds = |kept: &Description| kept.held_until() >= now && !kept.is_of_the_future(now);
+        if let Some(kept) = kept.filter(|kept| !anew && holds(kept)) {
             return Ok(kept);
         }
         let shown = own.show_homeserver(domain, anew).await?;
@@ -125,10 +127,11 @@ pub(super) fn take(tx: &Tx<'_>, domain: &Domain, json: &[u8]) -> Result<Result<D
         }
         Err(error) => return refused(error),
     };
-    let kept = find(tx, domain)?.map(|(kept, _)| kept);
-    if let Some(kept) = kept.filter(|kept| kept.issued > description.issued) {
+    let (kept, now) = (find(tx, domain)?.map(|(kept, _)| kept), tx.now());
+    // One of a time to come was kept while this clock was ahead, and that homeserver's: it is newer than none.
+    if let Some(kept) = kept.filter(|kept| kept.issued > description.issued && !kept.is_of_the_future(now)) {
         // Somebody between has an old one, and this device has a newer.
-        return match kept.held_until() >= tx.now() {
+        return match kept.held_until() >= now {
             true => Ok(Ok(kept)),
             false => refused(DescriptionError::NotValidNow),
         };
@@ -137,7 +140,7 @@ pub(super) fn take(tx: &Tx<'_>, domain: &Domain, json: &[u8]) -> Result<Result<D
     tx.sql().execute(
         "INSERT INTO homeservers (domain, description, day) VALUES (?1, ?2, ?3)
          ON CONFLICT (domain) DO UPDATE SET (description, day) = (excluded.description, excluded.day)",
-        params![domain.as_str(), json, integer(tx.now() / DAY)],
+        params![domain.as_str(), json, integer(now / DAY)],
     )?;
     Ok(Ok(description))
 }
@@ -150,7 +153,28 @@ mod tests {
         super::tests::{described, domain},
         *,
     };
-    use crate::{event, options::Options, store::Store};
+    use crate::{clock::Clock, event, options::Options, store::Store};
+
+    #[test]
+    fn what_was_seen_while_clocks_were_ahead_is_newer_than_nothing_once_they_are_right() {
+        for ahead in [60 * 60, 365 * 24 * 60 * 60] {
+            let home = tempfile::tempdir().unwrap();
+            let clock = Clock::ahead_by(ahead);
+            let early = Store::create(home.path(), &Options { clock, ..Options::default() }).unwrap();
+            let [one, two] = [(); 2].map(|()| SigningKey::generate());
+            let shown = |store: &Store, json: &[u8]| store.write(|tx| take(tx, &domain(), json)).unwrap();
+            shown(&early, &described(&[&one], early.now(), 0)).unwrap();
+            drop(early);
+            let store = Store::open(home.path(), &Options::default()).unwrap();
+            let now = store.now();
+            let later = shown(&store, &described(&[&one, &two], now, 0)).unwrap();
+            assert_eq!(later.issued, now, "{ahead} seconds");
+            let kept = shown(&store, &described(&[&one, &two], now - 100, 0)).unwrap();
+            assert_eq!(kept.issued, now, "from then on no old one takes the place of a newer one");
+            let other = described(&[&SigningKey::generate()], now, 1);
+            assert!(shown(&store, &other).is_err(), "and the keys that were pinned stay");
+        }
+    }
 
     #[test]
     fn keys_are_pinned_at_first_use_and_only_those_that_they_endorse_come_after_them() {

@@ -8,6 +8,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::{links::NAMES_USER, members, message::Content, outbox, record, state::GroupState};
 use crate::{
     account::Account,
+    clock::CLOCK_SKEW,
     error::{Error, Result},
     event::Event,
     identity,
@@ -273,12 +274,13 @@ pub(crate) fn forget_hint(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     Ok(())
 }
 
-/// Some of the members' users that the AS was not asked about since a time (seconds since 1970). One whose name is another by now,
-/// with a reset that waits for a person, is looked up once the person has accepted that.
+/// Some of the members' users that the AS was not asked about since a time (seconds since 1970). What it said while clocks were
+/// ahead is of no use. One whose name is another by now, with a reset that waits for a person, is looked up once the person has
+/// accepted that.
 pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
     let sql = format!(
         "SELECT e.user FROM eids e
-          WHERE e.pending = 0 AND e.seen < ?1 AND {NAMES_USER}
+          WHERE e.pending = 0 AND (e.seen < ?1 OR e.seen > ?4) AND {NAMES_USER}
             AND NOT EXISTS (SELECT 1 FROM gone_members m WHERE m.user = e.user AND m.due > ?3)
             AND NOT EXISTS (SELECT 1 FROM member_news n WHERE n.user = e.user)
             AND NOT EXISTS (SELECT 1 FROM eids p
@@ -287,7 +289,10 @@ pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
     );
     let mut statement = tx.sql().prepare_cached(&sql)?;
     let rows = statement
-        .query_map(params![integer(time), AT_ONCE, integer(tx.now())], |row| row.get(0))?
+        .query_map(
+            params![integer(time), AT_ONCE, integer(tx.now()), integer(tx.now().saturating_add(CLOCK_SKEW))],
+            |row| row.get(0),
+        )?
         .collect::<Result<Vec<String>, _>>()?;
     rows.iter().map(|user| parse(user)).collect()
 }

@@ -4,7 +4,7 @@
 use postern_protocol::{PublicKey, ds::GroupId};
 
 use super::{outcasts, places, record, state::GroupState};
-use crate::{error::Result, options::Options, store::Tx};
+use crate::{clock::is_recent, error::Result, options::Options, store::Tx};
 
 /// The groups in which it is this device's turn to commit: its own keys are old, or something
 /// waits that others proposed. In each, each device's turn comes at another time, by its leaf
@@ -47,8 +47,7 @@ fn is_turn(options: &Options, leaf_key: &PublicKey, committed: u64, proposed: Op
     let share = |seconds: u64, byte: u8| seconds / 256 * (u64::from(byte) + 1);
     let update = update_every - share(update_every, leaf_key[0]) / 4;
     let proposal = share(commit_within, leaf_key[1]);
-    committed.saturating_add(update) <= now
-        || proposed.is_some_and(|proposed| proposed.saturating_add(proposal) <= now)
+    !is_recent(committed, update, now) || proposed.is_some_and(|proposed| !is_recent(proposed, proposal, now))
 }
 
 #[cfg(test)]
@@ -67,6 +66,7 @@ mod tests {
             assert!(turn(byte, 0, None, 30 * DAY));
             assert!(!turn(byte, 100, Some(100), 100));
             assert!(turn(byte, 100, Some(100), 100 + 3600));
+            assert!(turn(byte, DAY, None, 0) && turn(byte, 0, Some(DAY), 0), "a clock was ahead");
         }
         assert!(turn(0, 100, Some(100), 100 + 20) && !turn(255, 100, Some(100), 100 + 3500));
     }

@@ -10,8 +10,9 @@ use postern_protocol::{
 };
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{known, verify::CLOCK_SKEW};
+use super::known;
 use crate::{
+    clock::CLOCK_SKEW,
     elsewhere,
     error::{Error, IdentityError, IssuerError, Result},
     event::Event,

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     account::{self, Account},
+    clock::is_of_the_future,
     contact, elsewhere,
     error::{Error, IdentityError, Result},
     event::Event,
@@ -203,9 +204,11 @@ impl Before {
         Ok(Self { accepted: find(Which::Accepted)?, pending: find(Which::Pending)? })
     }
 
-    /// The time of the newest ticket.
-    fn seen(&self) -> u64 {
-        self.accepted.iter().chain(&self.pending).map(|kept| kept.seen).max().unwrap_or_default()
+    /// The time of the newest ticket. One of a time to come, which came while this clock and the AS's were ahead, counts for
+    /// nothing: no other one would be newer before that time. What was seen of the identity counts all the same.
+    fn seen(&self, now: u64) -> u64 {
+        let seen = self.accepted.iter().chain(&self.pending).map(|kept| kept.seen);
+        seen.filter(|seen| !is_of_the_future(*seen, now)).max().unwrap_or_default()
     }
 }
 
@@ -219,7 +222,7 @@ async fn judge(
     before: &Before,
 ) -> Result<Judged> {
     let since = |kept: &Kept| Some((kept.eid.incarnation, kept.eid.epoch));
-    let reader = Reader { name, was, keys, now, seen: before.seen() };
+    let reader = Reader { name, was, keys, now, seen: before.seen(now) };
     let Some(accepted) = &before.accepted else {
         return Ok(Judged::First(reader.first(&api.record(name, None).await?)?));
     };
@@ -262,7 +265,7 @@ fn take(
         public_group: shown.public_eid.encode(),
         former: shown.former_names(),
         called: called.cloned(),
-        seen: shown.time.max(before.seen()),
+        seen: shown.time.max(before.seen(tx.now())),
         verified: false,
     };
     let clients = |shown: &Shown| -> Vec<PublicKey> {

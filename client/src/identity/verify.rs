@@ -17,12 +17,13 @@ use super::{
     known::Kept,
     public_eid::{Leaf, PublicEid},
 };
-use crate::error::{Error, IdentityError};
+use crate::{
+    clock::{CLOCK_SKEW, is_of_the_future},
+    error::{Error, IdentityError},
+};
 
 /// Seconds for which a ticket is fresh (AS-10): the AS signs one for each answer.
 const FRESH_FOR: u64 = 10 * 60;
-/// Seconds by which the AS's clock and ours may differ, as for signed requests.
-pub(super) const CLOCK_SKEW: u64 = 300;
 /// Seconds by which a later ticket may be older: it is of a full minute, and processes of one server differ a
 /// little.
 const TICKET_STEP: u64 = 60;
@@ -88,7 +89,7 @@ pub(super) struct Reader<'a> {
     pub keys: &'a AuthenticationKeys,
     /// Seconds since 1970.
     pub now: u64,
-    /// The time of the newest ticket of this user that was seen before the record was asked for.
+    /// The time of the newest ticket of this user that was seen before the record was asked for, and is of no time to come.
     pub seen: u64,
 }
 
@@ -222,15 +223,15 @@ impl Reader<'_> {
         if ticket.time.saturating_add(TICKET_STEP) < self.seen {
             return Err(IdentityError::Ticket("it is older than one that was seen"));
         }
-        if ticket.time > self.now.saturating_add(CLOCK_SKEW) {
+        if is_of_the_future(ticket.time, self.now) {
             return Err(IdentityError::Ticket("it is of a time to come"));
         }
         Ok(())
     }
 
     /// The clients that have a valid credential, and the ends of all credentials that the AS signed. A client whose
-    /// credential ended, or was signed by a key that is good no more, is left out, and the others are found: it gets
-    /// another one when it is back.
+    /// credential ended, is of a time to come, or was signed by a key that is good no more, is left out, and the others are
+    /// found: it gets another one when it is back.
     fn clients(
         &self,
         record: &UserRecord,
@@ -258,7 +259,9 @@ impl Reader<'_> {
                 }
                 continue;
             }
-            if is_worthless(&client.credential, self.keys, self.now) {
+            // Its clock and the AS's were ahead when it got this one.
+            let is_early = is_of_the_future(claim.not_before, self.now);
+            if is_early || is_worthless(&client.credential, self.keys, self.now) {
                 continue;
             }
             verify_credential(&client.credential, self.keys, self.now)?;

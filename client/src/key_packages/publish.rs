@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     account::Account,
+    clock::is_recent,
     contact::{self, Friendship},
     error::{Error, Result},
     mailbox::{Queue, add_addresses, fresh_address},
@@ -39,7 +40,7 @@ pub(crate) async fn publish_if_due(store: &Store, api: &Api) -> Result<()> {
     let (friendship, outstanding, last) =
         store.read(|tx| Ok((Friendship::load(tx)?, stock::outstanding(tx)?, stock::last_times(tx)?)))?;
     let outstanding = match outstanding {
-        Some((_, Some(refused))) if store.now() < refused.saturating_add(RETRY_AFTER) => return Ok(()),
+        Some((_, Some(refused))) if is_recent(refused, RETRY_AFTER, store.now()) => return Ok(()),
         // The QS takes it never, or would hand nothing of it out.
         Some((_, refused))
             if refused.is_some() || store.read(|tx| stock::expires_before(tx, good(tx)))? =>
@@ -100,12 +101,13 @@ pub(crate) fn forget_count(tx: &Tx<'_>) -> Result<()> {
 
 async fn is_due(store: &Store, api: &Api, friendship: &Friendship, last: Option<&LastTimes>) -> Result<bool> {
     let Some(last) = last else { return Ok(true) };
-    if store.now() >= last.published.saturating_add(RENEW_AFTER) {
+    // What was published by a clock that was ahead is good for nobody before that time.
+    if !is_recent(last.published, RENEW_AFTER, store.now()) {
         return Ok(true);
     }
     // Only the QS knows which ones friends fetched and did not use: it is asked once a day.
     let good = store.read(|tx| stock::unused(tx, good(tx)))?;
-    if good > LOW && store.now() < last.counted.saturating_add(DAY) {
+    if good > LOW && is_recent(last.counted, DAY, store.now()) {
         return Ok(false);
     }
     let count = CountKeyPackages { friendship_token: friendship.token(), stock_id: friendship.stock_id };

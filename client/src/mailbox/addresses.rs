@@ -9,6 +9,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::queue::{KINDS, Queue};
 use crate::{
+    clock::is_recent,
     error::{Error, Result, or_repeated},
     server::Api,
     store::{Store, Tx, fixed, integer},
@@ -42,7 +43,7 @@ pub(crate) async fn add_addresses(
 pub(crate) fn is_renewal_due(tx: &Tx<'_>, kind: QueueKind) -> Result<bool> {
     let sql = "SELECT done FROM renewals WHERE kind = ?1";
     let done: Option<u64> = tx.sql().query_row(sql, [kind.as_str()], |row| row.get(0)).optional()?;
-    Ok(done.is_none_or(|done| tx.now() >= done.saturating_add(RENEWED_EVERY)))
+    Ok(done.is_none_or(|done| !is_recent(done, RENEWED_EVERY, tx.now())))
 }
 
 /// Renews addresses of a queue: one that nobody writes to, as that of a group in which only this device says something,

@@ -251,7 +251,7 @@ impl Description {
         if !self.versions.contains(&VERSION) {
             return Err(DescriptionError::Version);
         }
-        if self.issued > now + MAX_CLOCK_SKEW || self.held_until() < now {
+        if self.is_of_the_future(now) || self.held_until() < now {
             return Err(DescriptionError::NotValidNow);
         }
         let trusted = self.trusted(known);
@@ -278,6 +278,12 @@ impl Description {
     /// The time until which the description holds.
     pub fn held_until(&self) -> u64 {
         self.expires.min(self.issued.saturating_add(MAX_LIFETIME))
+    }
+
+    /// Whether the description is of a time to come at `now` (seconds since 1970). A reader that has one took it while its own
+    /// clock was ahead, too: it counts as none, or else nothing would be newer before that time.
+    pub fn is_of_the_future(&self, now: u64) -> bool {
+        self.issued > now.saturating_add(MAX_CLOCK_SKEW)
     }
 
     /// Whether the holder of a key uses it for this domain: it signed the description, or endorsed a key.
@@ -422,6 +428,7 @@ mod tests {
         assert_eq!(good.verify(&other, &known, NOW), Err(DescriptionError::OtherDomain));
         assert_eq!(good.verify(&domain(), &known, NOW + 101), Err(DescriptionError::NotValidNow));
         assert_eq!(good.verify(&domain(), &known, NOW - 301), Err(DescriptionError::NotValidNow));
+        assert!(good.is_of_the_future(NOW - 301) && !good.is_of_the_future(NOW - 300), "clocks differ");
         let mut newer = good.clone();
         newer.versions = vec![VERSION + 1];
         assert_eq!(newer.verify(&domain(), &known, NOW), Err(DescriptionError::Version));

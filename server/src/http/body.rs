@@ -3,7 +3,6 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::Arc,
     time::Duration,
 };
 
@@ -33,9 +32,7 @@ const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
 /// The memory for the bodies of all requests, and the bounds of each. Cheap to clone.
 #[derive(Clone)]
-pub struct Bodies(Arc<Shared>);
-
-struct Shared {
+pub struct Bodies {
     bounds: Bounds,
     budget: Budget,
 }
@@ -118,7 +115,13 @@ impl Bodies {
     }
 
     fn within(bounds: Bounds, budget: u64) -> Self {
-        Self(Arc::new(Shared { bounds, budget: Budget::new(budget, bounds.bytes) }))
+        Self { bounds, budget: Budget::new(budget, bounds.bytes) }
+    }
+
+    /// The same bodies, each of which may take so much longer in all.
+    pub fn lasting(&self, longer: Duration) -> Self {
+        let bounds = Bounds { time: self.bounds.time.saturating_add(longer), ..self.bounds };
+        Self { bounds, budget: self.budget.clone() }
     }
 
     /// The body that comes with a request of these headers, of at most so many bytes.
@@ -145,7 +148,7 @@ impl Bodies {
         B: Buf + Send + 'static,
     {
         let mut body: Pin<Box<S>> = Box::pin(body);
-        let bounds = Bounds { bytes: self.0.bounds.bytes.min(max_bytes), ..self.0.bounds };
+        let bounds = Bounds { bytes: self.bounds.bytes.min(max_bytes), ..self.bounds };
         let admitted = match announced.length {
             Some(length) if length > bounds.bytes => Err(bounds.too_large().into()),
             _ => admitted.await,
@@ -170,7 +173,7 @@ impl Bodies {
         mut body: Pin<&mut impl Stream<Item = Result<B, warp::Error>>>,
         bounds: Bounds,
     ) -> Result<Body, Failure> {
-        let mut memory = self.0.budget.for_body(source);
+        let mut memory = self.budget.for_body(source);
         let mut bytes = Vec::new();
         let mut pace = Pace::new(bounds);
         loop {
@@ -305,7 +308,7 @@ async fn discard<B: Buf>(mut body: Pin<Box<impl Stream<Item = Result<B, warp::Er
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use bytes::Bytes;
     use futures_util::stream;
@@ -362,6 +365,18 @@ mod tests {
         assert_eq!(read(rate, parts(10_000, 1, pause)).await, Err(slow.to_owned()), "little comes");
         let time = Bounds { time: WINDOW, ..LAX };
         assert_eq!(read(time, parts(10_000, 1, pause)).await, Err(slow.to_owned()), "it takes too long");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_may_take_longer_than_others_does() {
+        let bodies = Bodies::within(Bounds { time: WINDOW, ..LAX }, 1_000_000);
+        let whole = async |bodies: &Bodies| {
+            let body = parts(50, 1000, Duration::from_millis(10));
+            let read = bodies.read(source(1), Announced::default(), body, u64::MAX, admitted()).await;
+            read.map(|body| body.len()).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(whole(&bodies).await, Err(ProblemType::BodyTooSlow.title().to_owned()));
+        assert_eq!(whole(&bodies.lasting(HOUR)).await, Ok(50_000));
     }
 
     #[tokio::test]
@@ -448,7 +463,7 @@ mod tests {
         let (sent, body) = (Arc::new(Mutex::new(0)), parts(50, 1000, Duration::ZERO));
         let counted = sent.clone();
         let body = body.inspect(move |_| *counted.lock().unwrap() += 1);
-        let read = bodies.0.bounds;
+        let read = bodies.bounds;
         let read = bodies.read_whole(source(1), std::pin::pin!(body), Bounds { bytes: 4000, ..read }).await;
         assert_eq!(read.err().map(|failure| failure.to_string()).as_deref(), Some("The body is too large"));
         assert_eq!(*sent.lock().unwrap(), 5, "the part that is too much is the last one");

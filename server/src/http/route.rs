@@ -1,9 +1,11 @@
 //! A route: a name, a method, a path, the size of its bodies, and the door to its endpoint.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use http::Method;
 
-use postern_protocol::{PublicKey, oblivious::ENVELOPE_BYTES};
+use postern_protocol::{PublicKey, federation::Deliveries, oblivious::ENVELOPE_BYTES};
 
 use super::{
     answer::{Failure, Outcome},
@@ -104,6 +106,12 @@ impl<S> Route<S> {
     /// Bytes of the largest body that the route takes, when any has so many at most.
     pub fn max_body(&self, of_any: u64) -> u64 {
         self.max_body.min(of_any).max(self.least).saturating_add(self.envelope)
+    }
+
+    /// The time that a body has beyond the operator's limit: other homeservers' lines may be slow, and each sends as much as the
+    /// protocol lets it.
+    pub fn more_time(&self) -> Duration {
+        Deliveries::carriage(usize::try_from(self.least).unwrap_or(usize::MAX))
     }
 
     /// Whether the route takes requests that are enclosed in others (FED-5): those that pay for themselves or whose answer

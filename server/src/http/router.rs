@@ -103,7 +103,8 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
                 let (method, signature) = (method.clone(), UsedSignature::default());
                 let (source, path) = (arrival.source(), path.as_str().to_owned());
                 let max_body = route.max_body(self.home.limits.max_body_bytes);
-                let body = self.bodies.arriving(arrival, &headers, body, max_body);
+                let bodies = self.bodies.lasting(route.more_time());
+                let body = bodies.arriving(arrival, &headers, body, max_body);
                 let head = None;
                 let raw =
                     RawRequest { method, authority, path, segments, query, headers, source, head, signature };

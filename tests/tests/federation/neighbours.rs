@@ -133,6 +133,37 @@ async fn a_neighbour_that_is_heard_from_after_days_is_looked_at_at_once() {
     neighbours.close();
 }
 
+/// Nothing is to be delivered to it, and it asks for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_that_was_down_for_a_day_is_looked_at_within_minutes_when_people_ask_for_it() {
+    let neighbours = Neighbours::builder().tokens(50).start().await;
+    let [here, there] = [&neighbours[0], &neighbours[1]];
+    let domain = there.domain();
+    let look = async || here.pay(&Call::get(format!("/homeservers/{domain}"))).await;
+    look().await.assert_ok("it is there");
+    let away = async |minutes: i32| {
+        let sql = format!(
+            "UPDATE federation.homeservers SET expires = 1;
+             UPDATE federation.looks SET failures = 10, looked = now() - interval '{minutes} minutes'"
+        );
+        here.admin.batch_execute(&sql).await.expect("it can be away");
+    };
+    away(6).await;
+    look().await.assert_problem("a stranger has an hour", ProblemType::HomeserverUnknown);
+    let took = format!(
+        "INSERT INTO federation.neighbours (domain, first_success, last_success)
+         VALUES ('{domain}', current_date - 1, current_date - 1)"
+    );
+    here.admin.batch_execute(&took).await.expect("it can be a neighbour");
+    // retry_seconds is five minutes.
+    away(3).await;
+    look().await.assert_problem("not every time", ProblemType::HomeserverUnknown);
+    away(6).await;
+    look().await.assert_ok("it is back");
+    assert_eq!(here.count("federation.outbox").await, 0, "nothing waited for it");
+    neighbours.close();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_homeserver_that_lost_its_keys_is_dealt_with_again_once_operator_and_person_accept_it() {
     let mut neighbours = Neighbours::builder().start().await;

@@ -359,6 +359,12 @@ async fn users_that_this_one_has_nothing_to_do_with_are_forgotten_after_a_while(
     let to_look_up = || bob.write(|tx| crate::group::not_seen_since(tx, 2));
     assert!(is_known(), "she is a member");
     assert_eq!(to_look_up(), [alice()]);
+    let seen_at = |time: i64| bob.write(|tx| Ok(tx.sql().execute("UPDATE eids SET seen = ?1", [time])?));
+    seen_at(i64::try_from(now()).unwrap());
+    assert_eq!(to_look_up(), []);
+    seen_at(i64::try_from(now() + 3600).unwrap());
+    assert_eq!(to_look_up(), [alice()], "clocks were ahead then");
+    long_ago();
     bob.write(|tx| {
         let former: [UserName; 1] = ["alicia@example.org".parse().unwrap()];
         tx.sql().execute("UPDATE eids SET former = ?1", [crate::store::encode(&former)])?;

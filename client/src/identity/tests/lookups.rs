@@ -243,6 +243,37 @@ async fn a_ticket_is_of_this_state_signed_by_the_as_fresh_and_never_goes_back() 
 }
 
 #[tokio::test]
+async fn a_ticket_that_was_seen_while_clocks_were_ahead_is_newer_than_nothing_once_they_are_right() {
+    let (phone, mut server, bob) = world();
+    sees(&server, &bob).await.unwrap();
+    let seen_at = |time: u64| {
+        let time = i64::try_from(time).unwrap();
+        bob.write(|tx| Ok(tx.sql().execute("UPDATE eids SET seen = ?1", [time])?));
+    };
+    let old = server.log.clone();
+    server.update(&phone);
+    for ahead in [3600, 365 * 24 * 3600] {
+        seen_at(now() + ahead);
+        sees(&server, &bob).await.unwrap();
+        // From then on no older one will do.
+        let ticket = server.ticket(server.log.current.state.eid, now() - 240);
+        server.lie(move |record| record.ticket = ticket.clone());
+        let error = refusal(&server, &bob).await;
+        assert_eq!(error, IdentityError::Ticket("it is older than one that was seen"));
+        server.be_honest();
+    }
+    // What was seen of the identity is no matter of clocks.
+    seen_at(now() + 3600);
+    let new = std::mem::replace(&mut server.log, old);
+    assert_eq!(refusal(&server, &bob).await, IdentityError::RolledBack);
+    server.log = new;
+    // One that is ahead by less than clocks differ counts.
+    seen_at(now() + 240);
+    let error = refusal(&server, &bob).await;
+    assert_eq!(error, IdentityError::Ticket("it is older than one that was seen"));
+}
+
+#[tokio::test]
 async fn a_device_of_one_user_is_not_shown_as_anothers() {
     let (phone, mut server, bob) = world();
     let mut laptop = Device::new(&alice());
@@ -358,7 +389,7 @@ async fn a_silent_device_stays_its_users_after_a_change_of_name_and_while_a_rese
 }
 
 #[tokio::test]
-async fn a_credential_may_begin_a_little_later_than_the_readers_clock_says() {
+async fn a_credential_may_begin_a_little_later_and_one_of_a_time_to_come_hides_its_own_device() {
     for (later, is_good) in [(200, true), (3_600, false)] {
         let (phone, mut server, bob) = world();
         server.clients[0].credential = ClientCredential {
@@ -369,6 +400,12 @@ async fn a_credential_may_begin_a_little_later_than_the_readers_clock_says() {
             issuer_key: server.issuer.public_key(),
         }
         .issue(&server.issuer);
-        assert_eq!(sees(&server, &bob).await.is_ok(), is_good, "{later}");
+        let mut laptop = Device::new(&alice());
+        server.link(&phone, &mut laptop);
+        let seen = sees(&server, &bob).await.unwrap();
+        assert_eq!(seen.contains(&phone.public_key()), is_good, "{later}");
+        assert!(seen.contains(&laptop.public_key()), "{later}");
+        server.clients[0].credential = server.credential(phone.public_key(), FAR);
+        assert_eq!(sees(&server, &bob).await.unwrap().len(), 2, "it got another one");
     }
 }

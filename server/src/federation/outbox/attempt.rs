@@ -26,9 +26,10 @@ use crate::{
     },
 };
 
-/// Time for an attempt. A request has half a minute, and some are made again.
+/// Time for an attempt, beyond that in which a slow line carries its deliveries. A request has half a minute beyond that, and
+/// some are made again.
 pub(super) const TIME: Duration = Duration::from_secs(120);
-/// Time for an attempt at a homeserver that failed before, or never took anything: one request has it all.
+/// The same for an attempt at a homeserver that failed before, or never took anything: one request has it all.
 pub(super) const PROBE_TIME: Duration = Duration::from_secs(35);
 /// Requests of an attempt: deliveries that are too many for the other homeserver are halved, and tokens may be spent.
 const REQUESTS: usize = 16;
@@ -252,7 +253,7 @@ impl Federation {
     async fn find_neighbour(&self, claim: &Claim, fresh: bool) -> Result<Neighbour, DiscoveryError> {
         let found = Found::find(&self.home, &claim.domain, fresh).await?;
         let neighbour = self.neighbour(&claim.domain, found, None).await?;
-        if claim.is_apart { self.apart(neighbour) } else { Ok(neighbour) }
+        if claim.has_own_line() { self.apart(neighbour) } else { Ok(neighbour) }
     }
 }
 

@@ -12,6 +12,10 @@ use tokio_postgres::Row;
 use super::{attempt::AttemptError, sealed::PURPOSE};
 use crate::keys::MasterKeys;
 
+/// Bytes of deliveries, sealed, that go on a connection which other requests are on, at most, where the line may be slow: what
+/// is behind more of them, such as a sign of life, may come so late that the connection counts as dead.
+const SHARED_BYTES: usize = 128 * 1024;
+
 /// A lane with its first deliveries, for one attempt.
 pub(super) struct Claim {
     pub(super) holder: [u8; 16],
@@ -28,6 +32,8 @@ pub(super) struct Claim {
     pub(super) is_apart: bool,
     /// Whether the first one is set aside if the connection breaks under it alone once more.
     pub(super) is_last_break: bool,
+    /// Whether the line may be a slow one: the homeserver takes long, failed, or never took anything.
+    pub(super) may_be_slow: bool,
 }
 
 /// A delivery that is about to be sent.
@@ -65,7 +71,7 @@ pub(super) fn halve(contents: &mut Vec<Content>, reason: &str) -> bool {
 }
 
 impl Claim {
-    pub(super) fn of(holder: [u8; 16], row: &Row) -> anyhow::Result<Self> {
+    pub(super) fn of(holder: [u8; 16], row: &Row, may_be_slow: bool) -> anyhow::Result<Self> {
         let id = |bytes: &[u8]| DeliveryId::try_from(bytes);
         Ok(Self {
             holder,
@@ -79,7 +85,18 @@ impl Claim {
             is_last_try: row.get("is_last_try"),
             is_apart: row.get("is_apart"),
             is_last_break: row.get("is_last_break"),
+            may_be_slow,
         })
+    }
+
+    /// Bytes of the deliveries, sealed: their requests have about as many.
+    pub(super) fn bytes(&self) -> usize {
+        self.sealed.iter().map(Vec::len).sum()
+    }
+
+    /// Whether each request goes on a connection of its own.
+    pub(super) fn has_own_line(&self) -> bool {
+        self.is_apart || self.may_be_slow && self.bytes() > SHARED_BYTES
     }
 
     pub(super) fn sql_first(&self) -> i64 {
@@ -153,6 +170,21 @@ mod tests {
             is_last_try: true,
             is_apart: false,
             is_last_break: false,
+            may_be_slow: false,
+        }
+    }
+
+    #[test]
+    fn what_is_large_goes_on_a_connection_of_its_own_where_the_line_may_be_slow() {
+        for (bytes, may_be_slow, is_apart, expected) in [
+            (SHARED_BYTES + 1, true, false, true),
+            (SHARED_BYTES, true, false, false),
+            (SHARED_BYTES + 1, false, false, false),
+            (1, false, true, true),
+        ] {
+            let sealed = vec![vec![0; bytes - 1], vec![0; 1]];
+            let claim = Claim { may_be_slow, is_apart, ..claim_of(Vec::new(), sealed) };
+            assert_eq!(claim.has_own_line(), expected, "{bytes} bytes");
         }
     }
 

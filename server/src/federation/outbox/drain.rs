@@ -41,6 +41,9 @@ const STRANGERS: usize = 8;
 const OF_FAMILY: usize = 4;
 /// Bytes of deliveries in a request, sealed. A single one may have more.
 const BATCH_BYTES: i64 = 768 * 1024;
+/// The same where the homeserver failed before, or never took anything: a line that was too slow for more carries these, and a
+/// host that does not answer has no more time for them than for one.
+const PROBE_BYTES: i64 = 96 * 1024;
 
 outcome! {
     pub ClaimLaneOutcome: "federation.claim_lane_outcome" {
@@ -75,11 +78,28 @@ impl Standing {
         }
     }
 
-    /// The time for an attempt.
-    fn time(self) -> Duration {
-        match self {
+    /// The time for an attempt at deliveries of so many bytes.
+    fn time(self, bytes: usize) -> Duration {
+        let time = match self {
             Self::Prompt | Self::Good | Self::Slow => TIME,
             Self::Failing | Self::Stranger => PROBE_TIME,
+        };
+        time + Deliveries::carriage(bytes)
+    }
+
+    /// Bytes of deliveries in a request, sealed.
+    fn batch_bytes(self) -> i64 {
+        match self {
+            Self::Prompt | Self::Good | Self::Slow => BATCH_BYTES,
+            Self::Failing | Self::Stranger => PROBE_BYTES,
+        }
+    }
+
+    /// Whether the line to a homeserver of this standing may be a slow one.
+    fn may_be_slow(self) -> bool {
+        match self {
+            Self::Prompt | Self::Good => false,
+            Self::Slow | Self::Failing | Self::Stranger => true,
         }
     }
 }
@@ -197,7 +217,7 @@ impl Federation {
                         };
                         pending::<()>().await;
                     };
-                    federation.attempt(&claim, standing.time(), crowded).await;
+                    federation.attempt(&claim, standing.time(claim.bytes()), crowded).await;
                     drop(share);
                     // The lane may have more.
                     federation.outbox.bell.ring();
@@ -249,7 +269,7 @@ impl Federation {
         busy: &[String],
     ) -> anyhow::Result<Option<Claim>> {
         let holder: [u8; 16] = rand::random();
-        let most = i32::try_from(Deliveries::MOST)?;
+        let (most, most_bytes) = (i32::try_from(Deliveries::MOST)?, standing.batch_bytes());
         let row = self
             .home
             .database
@@ -257,13 +277,13 @@ impl Federation {
                 "SELECT outcome, family, domain, lane, instance, first, before, ids, sealed, is_last_try, is_apart,
                         is_last_break
                    FROM federation.claim_lane($1, $2, $3, $4, $5, $6, $7)",
-                &[&standing.name(), &holder.as_slice(), &LEASE, &most, &BATCH_BYTES, &*turn, &busy],
+                &[&standing.name(), &holder.as_slice(), &LEASE, &most, &most_bytes, &*turn, &busy],
             )
             .await?;
         *turn = row.get("family");
         match ClaimLaneOutcome::of(&row)? {
             ClaimLaneOutcome::None => Ok(None),
-            ClaimLaneOutcome::Claimed => Claim::of(holder, &row).map(Some),
+            ClaimLaneOutcome::Claimed => Claim::of(holder, &row, standing.may_be_slow()).map(Some),
         }
     }
 }
@@ -271,6 +291,26 @@ impl Federation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_time_for_each_request_on_the_slowest_line() {
+        /// Time for a request beyond that, and time for which its signature is good.
+        const REQUEST: Duration = Duration::from_secs(30);
+        const SIGNATURE: Duration = Duration::from_secs(300);
+        let largest = Deliveries::MOST_BYTES;
+        assert!(REQUEST + Deliveries::carriage(largest) < SIGNATURE);
+        for standing in
+            [Standing::Prompt, Standing::Good, Standing::Slow, Standing::Failing, Standing::Stranger]
+        {
+            let name = standing.name();
+            assert!(standing.time(largest) > REQUEST + Deliveries::carriage(largest), "{name}");
+            let batch = usize::try_from(standing.batch_bytes()).unwrap();
+            assert!(batch < largest, "{name}");
+        }
+        // One that does not answer keeps its place for not much longer than if nothing was sent.
+        let batch = usize::try_from(PROBE_BYTES).unwrap();
+        assert!(Standing::Stranger.time(batch) < PROBE_TIME * 3 / 2);
+    }
 
     #[test]
     fn a_family_of_names_has_a_part_of_the_places() {

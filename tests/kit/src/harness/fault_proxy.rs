@@ -34,6 +34,8 @@ pub enum Weather {
     Cut,
     /// Bytes come after this time.
     Slow(Duration),
+    /// So many bytes come through in a second, in each direction of each connection.
+    Trickle(usize),
     /// All connections stay, and nothing comes through. When it ends they do.
     Silent,
     /// Each connection ends within a third of a second, in the middle of whatever it carries: what was sent later, on
@@ -54,7 +56,7 @@ pub enum Weather {
 impl Weather {
     /// Whether connections that pass the homeservers' own bytes end when it comes.
     fn ends_lines(self) -> bool {
-        !matches!(self, Self::Fair | Self::Slow(_) | Self::Silent | Self::Brief)
+        !matches!(self, Self::Fair | Self::Slow(_) | Self::Trickle(_) | Self::Silent | Self::Brief)
     }
 }
 
@@ -219,7 +221,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
                 Weather::Failing | Weather::Garbage | Weather::Endless => {
                     answer(client, &state.acceptor, now, weather).await;
                 }
-                Weather::Fair | Weather::Slow(_) | Weather::Silent | Weather::Brief => {
+                Weather::Fair | Weather::Slow(_) | Weather::Trickle(_) | Weather::Silent | Weather::Brief => {
                     if !pass(client, server, weather).await && now == Weather::Fair {
                         strike();
                     }
@@ -263,8 +265,10 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut weather: watch:
             let _ = weather.wait_for(|now| *now != Weather::Silent).await;
             return true;
         }
-        if let Weather::Slow(time) = now {
-            sleep(time).await;
+        match now {
+            Weather::Slow(time) => sleep(time).await,
+            Weather::Trickle(rate) => sleep(Duration::from_secs_f64(read as f64 / rate as f64)).await,
+            _ => {}
         }
         if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
             return false;

@@ -1,6 +1,7 @@
 //! Clocks that are, or were, ahead: nothing is lost by them, and nothing put off for long.
 
-use postern_tests_kit::{Weather, World, eventually};
+use postern_protocol::federation::{Description, HomeserverShown, KnownKeys};
+use postern_tests_kit::{Call, Weather, World, eventually, now};
 
 use super::{Talk, put_in};
 
@@ -101,6 +102,63 @@ async fn looks_that_failed_while_a_clock_was_ahead_are_made_again() {
         assert_eq!(world.value::<String>(found).await, "due", "{ahead}");
         world.admin.execute("SELECT federation.heard('b.example')", &[]).await.unwrap();
         assert_eq!(world.count("federation.looks").await, 0, "{ahead}");
+    }
+    world.close();
+}
+
+/// The clocks of both homeservers were ahead when one looked at the other. Then they are right again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_description_that_was_seen_while_clocks_were_ahead_is_none_once_they_are_right() {
+    let mut talk = Talk::start().await;
+    for ahead in ["110 minutes", "365 days"] {
+        // No key of that time serves now, and people were shown what was seen.
+        let seen = format!(
+            "UPDATE federation.homeservers
+                SET description = '{{}}', content = sha256('{{}}'),
+                    issued = issued + extract(epoch FROM interval '{ahead}')::bigint,
+                    expires = expires + extract(epoch FROM interval '{ahead}')::bigint;
+             DELETE FROM federation.shown;
+             INSERT INTO federation.shown (domain, day, description, content, issued, expires)
+             SELECT h.domain, (now() AT TIME ZONE 'UTC')::date, h.description, h.content, h.issued, h.expires
+               FROM federation.homeservers h;
+             UPDATE federation.looks SET looked = now() + interval '{ahead}';
+             DELETE FROM federation.tokens;
+             DELETE FROM federation.refills"
+        );
+        talk.sender().admin.batch_execute(&seen).await.unwrap();
+        // It needs tokens first.
+        talk.say(ahead).await;
+        talk.assert_heard(ahead).await;
+        let domain = talk.receiver().domain();
+        let reply = talk.sender().pay(&Call::get(format!("/homeservers/{domain}"))).await;
+        let shown: HomeserverShown = reply.decode();
+        let shown = Description::from_json(shown.description.as_bytes()).expect("it is a description");
+        shown.verify(domain, &KnownKeys::default(), now()).expect("people take it");
+    }
+    assert_eq!(talk.sender().count("federation.set_aside").await, 0);
+    talk.neighbours.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_description_of_a_time_to_come_is_newer_than_others_as_long_as_clocks_may_differ_so_much() {
+    let world = World::start().await;
+    for (ahead, expected) in [
+        (365 * 24 * 3600, "kept"),
+        // Clocks are right again.
+        (0, "kept"),
+        (-60, "outdated"),
+        (290, "kept"),
+        (0, "outdated"),
+        (3600, "kept"),
+        (0, "kept"),
+    ] {
+        let keep = format!(
+            "SELECT k.outcome::text
+               FROM (SELECT extract(epoch FROM now())::bigint + ({ahead}) AS issued) d,
+                    federation.keep_homeserver('b.example', '{{}}', sha256('{{}}'), 'https://b.example', d.issued,
+                                               d.issued + 86400, '{{}}', '{{}}', '{{}}', '{{}}') k"
+        );
+        assert_eq!(world.value::<String>(&keep).await, expected, "{ahead} seconds ahead");
     }
     world.close();
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postern_protocol::qs::QueuePayload;
+use postern_protocol::{federation::Deliveries, qs::QueuePayload};
 use postern_tests_kit::{Neighbours, Weather, eventually};
 
 use super::{HOLDER, Talk, close_unseen, due_unseen};
@@ -84,6 +84,29 @@ async fn an_attempt_that_is_put_off_while_it_gets_tokens_has_them_the_next_time(
     talk.drained().await;
     let failed = "federation.attempts WHERE domain = 'b.example' AND state <> 'slow'";
     assert_eq!(talk.sender().count(failed).await, 0, "it was slow, and did not fail");
+    talk.neighbours.close();
+}
+
+/// It takes longer than an ordinary request may, than others' bodies may, and than a connection may give no sign of life.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_large_comes_over_a_slow_line_and_what_is_behind_it() {
+    /// Bytes that the line carries in a second: twice as many as the slowest one does for which there is time.
+    const RATE: usize = 2 * Deliveries::LEAST_RATE;
+    const LARGE: usize = 800_000;
+    let settings = [("POSTERN_MAX_BODY_BYTES", "4194304"), ("POSTERN_BODY_TIMEOUT_SECONDS", "20")];
+    let mut talk = Talk::start_with(&settings).await;
+    talk.operate("set_group_limit('max_message_bytes', 3000000)").await;
+    talk.line(Weather::Trickle(RATE));
+    // That has been seen.
+    talk.sender().admin.execute("SELECT federation.note_slow('b.example')", &[]).await.unwrap();
+    let begun = Instant::now();
+    talk.say(vec![b'x'; LARGE]).await;
+    talk.say("behind it").await;
+    talk.assert_heard("all of it").await;
+    let least = Duration::from_secs((LARGE / RATE) as u64);
+    assert!(begun.elapsed() > least, "the line is slow");
+    assert_eq!(talk.sender().count("federation.set_aside").await, 0);
+    talk.line(Weather::Fair);
     talk.neighbours.close();
 }
 
