@@ -17,7 +17,7 @@ use postern_protocol::{
 use postern_tests_kit::{Ask, Call, Commit, Party, User, World, device_of, identity_commit, now, random_id};
 use reqwest::StatusCode;
 
-use super::{commit_identity::random_user, publish_contact, sign_credential};
+use super::{commit_identity::random_user, publish_contact, register_user::fall_silent, sign_credential};
 use crate::every_route::Valid;
 
 fn ending_at(time: u64, name: &UserName, key: &RecoveryKey, client: &SigningKey) -> Call {
@@ -158,6 +158,25 @@ async fn a_user_who_lost_all_clients_begins_anew_chained_to_the_end_and_no_old_c
     let old = Call::get(format!("/as/users/{}?incarnation=0&after=0", alice.name));
     let old: postern_protocol::auth::UserRecord = world.pay(&old).await.decode();
     assert_eq!(old.commits.len(), 2);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_reset_is_answered_again_with_another_credential_after_its_client_was_silent_for_long() {
+    let world = World::start().await;
+    let alice = world.user("alice").await;
+    let device = successor(&alice.name);
+    let ended = end(&world, &alice, &device.key).await;
+    let reset = resetting(&alice.name, &alice.recovery_key, &ended, &device);
+    world.send(&reset.wire()).await.assert_ok("the first");
+    fall_silent(&world, device.public_key()).await;
+    let again = world.send(&reset.wire()).await;
+    assert_eq!(again.status, StatusCode::CREATED);
+    let again: CredentialIssued = again.decode();
+    assert_eq!(ClientCredential::parse(&again.credential).unwrap().client_key, device.public_key());
+    assert_eq!(world.look_up(&alice.name).await.clients[0].credential, again.credential);
+    let third: CredentialIssued = world.send(&reset.wire()).await.decode();
+    assert_eq!(third.credential, again.credential);
     world.close();
 }
 
