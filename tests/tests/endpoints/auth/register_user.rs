@@ -154,6 +154,28 @@ async fn a_registration_is_answered_again_with_another_credential_if_its_client_
     world.close();
 }
 
+#[tokio::test]
+async fn a_registration_is_answered_again_whatever_limit_was_lowered_since() {
+    let world = World::start().await;
+    let alice = User::new("alice");
+    let mut device = alice.further_device();
+    device.extensions.push(ExtensionType::Unknown(FILLER));
+    device.leaf = Extensions::from_vec(vec![filler(400)]).unwrap();
+    device.found(&random_id(), Extensions::empty());
+    let first = registration(&alice.name, &device);
+    let issued: CredentialIssued = world.send(&first.wire()).await.decode();
+    let limit = "SELECT operator.set_user_limit('max_identity_leaf_bytes', 512)";
+    world.admin.execute(limit, &[]).await.unwrap();
+    let before = world.snapshot().await;
+    let again: CredentialIssued = world.send(&first.wire()).await.decode();
+    assert_eq!(again.credential, issued.credential);
+    world.snapshot().await.assert_same(&before, "a repeat");
+    device.found(&random_id(), Extensions::empty());
+    let other = registration(&alice.name, &device);
+    world.assert_refused("another EID of its key", &other.wire(), ProblemType::MessageTooLarge).await;
+    world.close();
+}
+
 /// A stranger learns about a name only by an attempt to register it that would have made it the stranger's own.
 #[tokio::test]
 async fn what_a_request_that_registers_nothing_hears_does_not_depend_on_who_exists() {
