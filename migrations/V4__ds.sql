@@ -45,7 +45,7 @@ COMMENT ON COLUMN ds.settings.max_leaf_bytes IS
 COMMENT ON COLUMN ds.settings.max_delivery_bytes IS
     'Bytes that one request may take in all queues together, at most. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_awaited_bytes IS
-    'Bytes of the trees that are kept for a group''s members who were added and have not joined yet, at most. Changes as the operator likes';
+    'Bytes of the trees that are kept for a group''s members who were added and have not joined yet, at most; an eighth of them for the clients of a user that is no admin. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.past_epochs IS
     'Epochs after its own in which an application message is still taken. Changes as the operator likes';
 COMMENT ON COLUMN ds.settings.max_reservations IS

@@ -48,9 +48,10 @@ pub(crate) async fn registration_nonce(
     Ok(nonce_for(account.user.domain(), &account.client_key().public_key()))
 }
 
-/// Answers by which no account is made. An earlier attempt, whose answer was lost, may have made one.
-const REFUSALS: [ProblemType; 3] =
-    [ProblemType::NameTaken, ProblemType::NotAdmitted, ProblemType::AccountExists];
+/// Answers by which no account is made. An earlier attempt, whose answer was lost, may have made one: `not-allowed` is what
+/// a key hears that is a client already, too.
+const REFUSALS: [ProblemType; 4] =
+    [ProblemType::NameTaken, ProblemType::NotAdmitted, ProblemType::AccountExists, ProblemType::NotAllowed];
 
 /// Registers `name`, which may leave out the server's domain.
 pub(crate) async fn register(
@@ -83,32 +84,29 @@ pub(crate) async fn register(
     Ok(store)
 }
 
-/// The account, if it is there though its registration was refused with this error. If the AS says that the key is
-/// nobody's, another may be registered in this directory, of another name, say.
+/// The account, if it is there though its registration or its reset was refused with this error. If the AS says that the
+/// key is nobody's, what was made for it is given up: another may begin in this directory, of another name, say.
 ///
 /// # Errors
 /// The refusal.
-async fn made_before(store: &Store, api: &Api, account: Account, refusal: Error) -> Result<Account> {
-    let mut kind = refusal.problem();
-    if kind.is_some_and(|kind| REFUSALS.contains(&kind)) {
+pub(crate) async fn made_before(
+    store: &Store,
+    api: &Api,
+    account: Account,
+    refusal: Error,
+) -> Result<Account> {
+    if refusal.problem().is_some_and(|kind| REFUSALS.contains(&kind)) {
         // A client gets what it asks for; a key that is no client's, not even tokens to ask with.
         match identity::obtain_credential(store, api, account).await {
             Ok(account) => return Ok(account),
-            Err(error) => kind = error.problem(),
+            Err(error) if error.problem() == Some(ProblemType::NotAllowed) => store.write(|tx| {
+                eid::delete(tx)?;
+                Friendship::delete(tx)
+            })?,
+            Err(_) => {}
         }
     }
-    if kind == Some(ProblemType::NotAllowed) {
-        give_up(store)?;
-    }
     Err(refusal)
-}
-
-/// Gives up what a registration or a reset that the AS refused had made, so that another may begin in this directory.
-pub(crate) fn give_up(store: &Store) -> Result<()> {
-    store.write(|tx| {
-        eid::delete(tx)?;
-        Friendship::delete(tx)
-    })
 }
 
 /// The account whose registration begins in this directory, or began there.

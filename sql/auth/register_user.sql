@@ -4,18 +4,19 @@
 --   name: the part before @, in its one form
 --   client_key: Ed25519, verified by the caller
 --   group_info, ratchet_tree: of epoch 0, for readers
---   eid: the public group, for validation
---   tree_hash: of that group
+--   eid: the public group, for validation; null where the request is not valid now: it may be a repeat of one that was
+--   tree_hash: of that group, or null
 --   state_signature: the client's, over its state
 --   credential: the client's, signed
 --   recovery_key: verifier of the owner's second proof (AS-8)
 --   invite: digest of the invite's code, of which one use is taken; null without one
 --   subject: keyed digest of the login that a verified ID token names; null without one
 --
--- Returns registered, with the credential that counts: the one given, or of a repeat the one that is kept;
--- client_known: the key is some user's client already, whatever the name; to a key that is nobody's: not_admitted: the
--- policy asks for an invite or a login, and this is none that is good; subject_known: the login has an account;
--- name_taken: another account has the name, or one with the same skeleton; or it is kept (auth.is_name_kept).
+-- Returns registered, with the credential that counts: the one given, or of a repeat the one that is kept, unless
+-- auth.expire took it; client_known: the key is some user's client already, whatever the name, or was it a moment ago; to
+-- a key that is nobody's: not_admitted: the policy asks for an invite or a login, and this is none that is good;
+-- subject_known: the login has an account; name_taken: another account has the name, or one with the same skeleton; or it
+-- is kept (auth.is_name_kept).
 -- Called by POST /as/users, after auth.admit_registration.
 CREATE OR REPLACE FUNCTION auth.register_user(
     name text, client_key bytea, group_info bytea, ratchet_tree bytea, eid bytea, tree_hash bytea,
@@ -34,7 +35,8 @@ BEGIN
     FOR attempt IN 1..2 LOOP
         SELECT c.credential,
                u.name = register_user.name AND i.incarnation = 0 AND i.group_info = register_user.group_info
-                   AND i.ratchet_tree = register_user.ratchet_tree AND c.credential IS NOT NULL AS is_repeat
+                   AND i.ratchet_tree = register_user.ratchet_tree
+                   AND c.confirmed AND (c.credential IS NOT NULL OR NOT u.suspended) AS is_repeat
           INTO known
           FROM auth.clients c
           JOIN auth.users u USING (user_id)
@@ -42,11 +44,15 @@ BEGIN
          WHERE c.client_key = register_user.client_key;
         IF FOUND THEN
             IF known.is_repeat THEN
-                outcome := 'registered';
-                credential := known.credential;
-            ELSE
-                outcome := 'client_known';
+                -- A client that was silent for long has none: it gets another one, as from auth.store_credential.
+                credential := coalesce(known.credential,
+                                       auth.keep_credential(register_user.client_key, register_user.credential));
             END IF;
+            outcome := CASE WHEN known.is_repeat AND credential IS NOT NULL
+                            THEN 'registered'::auth.register_user_outcome ELSE 'client_known' END;
+            RETURN;
+        ELSIF register_user.eid IS NULL THEN
+            outcome := 'client_known';
             RETURN;
         END IF;
         IF policy = 'invite' THEN

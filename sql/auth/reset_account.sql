@@ -6,14 +6,15 @@
 --   client_key: Ed25519, verified by the caller
 --   previous_end: last transcript of the incarnation that ended, which the new one is chained to
 --   group_info, ratchet_tree: of epoch 0, for readers
---   eid, tree_hash: the public group, for validation, and its tree's hash
+--   eid, tree_hash: the public group, for validation, and its tree's hash; null where the request is not valid now: it may
+--     be a repeat of one that was
 --   state_signature: the client's, over its state
 --   credential: the client's, signed
 --
--- Returns reset, with the credential that counts: the one given, or of a repeat the one that is kept; wrong_proof: there
--- is no such account, the proof does not hold any more, or its ID token was used; not_ended: an identity lives, or the
--- last one ended otherwise; client_known: the key is some user's client; suspended: the operator has suspended the
--- user.
+-- Returns reset, with the credential that counts: the one given, or of a repeat the one that is kept, unless auth.expire
+-- took it; wrong_proof: there is no such account, the proof does not hold any more, or its ID token was used; not_ended:
+-- an identity lives, or the last one ended otherwise, or there is no eid to begin one with; client_known: the key is some
+-- user's client; suspended: the operator has suspended the user.
 -- Called by POST /as/account/reset, after auth.find_lost_account.
 CREATE OR REPLACE FUNCTION auth.reset_account(
     name text, proof auth.verified_proof, client_key bytea, previous_end bytea, group_info bytea, ratchet_tree bytea,
@@ -39,18 +40,22 @@ BEGIN
     END IF;
     SELECT c.credential,
            c.user_id = of_user AND i.group_info = reset_account.group_info
-               AND i.ratchet_tree = reset_account.ratchet_tree AND c.credential IS NOT NULL AS is_repeat
+               AND i.ratchet_tree = reset_account.ratchet_tree AND c.confirmed AS is_repeat
       INTO known
       FROM auth.clients c
       JOIN auth.incarnations i USING (user_id, incarnation)
      WHERE c.client_key = reset_account.client_key;
     IF FOUND THEN
         IF known.is_repeat THEN
-            outcome := 'reset';
-            credential := known.credential;
-        ELSE
-            outcome := 'client_known';
+            -- A client that was silent for long has none: it gets another one, as from auth.store_credential.
+            credential := coalesce(known.credential,
+                                   auth.keep_credential(reset_account.client_key, reset_account.credential));
         END IF;
+        outcome := CASE WHEN known.is_repeat AND credential IS NOT NULL
+                        THEN 'reset'::auth.reset_account_outcome ELSE 'client_known' END;
+        RETURN;
+    ELSIF reset_account.eid IS NULL THEN
+        outcome := 'not_ended';
         RETURN;
     END IF;
     SELECT i.incarnation, i.transcript, i.eid IS NOT NULL AS lives INTO last

@@ -15,12 +15,14 @@
 --   welcome_tree, joiners: of a commit that adds members, for ds.welcome_trees
 --   expires: last day (days since 1970) of the welcome_tree
 --   settled: tags of joiners that have shown up, or are gone
+--   users_joiners: tags of the clients of the sender's user that were added and may not have shown up; null for an admin's
 --
 -- Returns accepted, with current_epoch (after the message), undelivered (the number of addresses here that took nothing),
 -- gone (those that never will), pushes (as postern.take_pushes), outbox_results (as federation.enqueue) and
 -- gone_elsewhere (as federation.gone_addresses); token_spent; unknown_group; wrong_epoch: current_epoch is another one;
 -- too_large: the payloads take more bytes in all queues here together than ds.settings.max_delivery_bytes;
--- too_many_awaited: the trees for joiners who have not shown up take more bytes than max_awaited_bytes;
+-- too_many_awaited: the trees for joiners who have not shown up take more bytes than max_awaited_bytes, or those for
+-- clients of a user that is no admin more than an eighth of that, and are several;
 -- homeserver_blocked: the operator does not let this server deal with one of leaf_domains; stale: the group changed
 -- within the epoch, or under an application message, so validate again. Stale is the one refusal that spends no token,
 -- because it is nobody's fault.
@@ -30,6 +32,7 @@ CREATE OR REPLACE FUNCTION ds.submit_message(
     commit_digest bytea, roster bytea, tree bytea, addresses bytea[], parts smallint[],
     payloads bytea[], urgencies smallint[], lanes smallint[], outbox_domains text[], outbox_ids bytea[], outbox_sealed bytea[],
     group_digest bytea, leaf_domains text[], welcome_tree bytea, joiners bytea[], expires integer, settled bytea[],
+    users_joiners bytea[],
     OUT outcome ds.submit_message_outcome, OUT current_epoch bigint, OUT undelivered integer, OUT gone bytea[],
     OUT pushes bytea[], OUT outbox_results smallint[], OUT gone_elsewhere bytea[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -37,6 +40,7 @@ DECLARE
     today CONSTANT date := operator.today();
     changes CONSTANT boolean := submit_message.tree IS NOT NULL;
     stored record;
+    awaited record;
     results smallint[];
 BEGIN
     -- Every transaction locks the group's row before any queue's, and those before any lane's. Application messages
@@ -83,13 +87,18 @@ BEGIN
         outcome := 'too_large';
         RETURN;
     END IF;
-    IF submit_message.welcome_tree IS NOT NULL
-       AND octet_length(submit_message.welcome_tree)
-           + (SELECT coalesce(sum(octet_length(t.tree)), 0) FROM ds.welcome_trees t
-               WHERE t.group_id = submit_message.group_id AND NOT t.joiners <@ settled)
-           > (SELECT s.max_awaited_bytes FROM ds.settings s) THEN
-        outcome := 'too_many_awaited';
-        RETURN;
+    IF submit_message.welcome_tree IS NOT NULL THEN
+        -- One user cannot fill the room of all; a single client of a user always finds some there.
+        SELECT octet_length(submit_message.welcome_tree) AS added, coalesce(sum(octet_length(t.tree)), 0) AS bytes,
+               sum(octet_length(t.tree)) FILTER (WHERE t.joiners && users_joiners) AS users_bytes,
+               (SELECT s.max_awaited_bytes FROM ds.settings s) AS most
+          INTO awaited
+          FROM ds.welcome_trees t
+         WHERE t.group_id = submit_message.group_id AND NOT t.joiners <@ settled;
+        IF awaited.added + awaited.bytes > awaited.most OR awaited.added + awaited.users_bytes > awaited.most / 8 THEN
+            outcome := 'too_many_awaited';
+            RETURN;
+        END IF;
     END IF;
     IF NOT ds.may_deliver_to(leaf_domains) THEN
         outcome := 'homeserver_blocked';

@@ -45,8 +45,11 @@ BEGIN
       INTO known
       FROM postern.seal_addresses(every, add_addresses.queue_id) WITH ORDINALITY n (lookup, sealed_queue_id, place)
       JOIN qs.addresses a ON a.lookup = n.lookup AND a.sealed_queue_id = n.sealed_queue_id;
-    IF held.address_count + wanted - known.number > limits.addresses_per_queue
-       OR held.last_resort_count + wanted_last_resort - known.as_last_resort > limits.last_resort_addresses_per_queue THEN
+    -- A queue with more than a new limit allows gets no more, and renews those that it has.
+    IF wanted > known.number AND held.address_count + wanted - known.number > limits.addresses_per_queue
+       OR wanted_last_resort > known.as_last_resort
+          AND held.last_resort_count + wanted_last_resort - known.as_last_resort > limits.last_resort_addresses_per_queue
+    THEN
         outcome := 'too_many_addresses';
         RETURN;
     END IF;

@@ -83,7 +83,7 @@ BEGIN
         outcome := 'gap';
         last := known.last_number;
         last_id := known.last_id;
-    ELSIF federation.is_too_large(parts, payloads) THEN
+    ELSIF overlap < number AND federation.is_too_large(parts, payloads) THEN
         outcome := 'too_large';
     END IF;
     IF outcome IS NOT NULL THEN

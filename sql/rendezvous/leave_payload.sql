@@ -38,9 +38,10 @@ BEGIN
         RETURN;
     END IF;
     present := cardinality(meeting.payloads);
-    IF octet_length(payload) > max_bytes THEN
+    IF place >= present AND octet_length(payload) > max_bytes THEN
         outcome := 'too_large';
-    ELSIF meeting.requests >= settings.max_requests OR place > present OR place >= settings.max_payloads
+    ELSIF meeting.requests >= settings.max_requests OR place > present
+          OR place = present AND place >= settings.max_payloads
           OR place < present AND meeting.payloads[place + 1] <> payload THEN
         outcome := 'closed';
     ELSIF NOT aas.use_signature(signature) THEN

@@ -8,7 +8,6 @@ use postern_protocol::{
     account::{EndIdentity, ResetAccount},
     eid::EidState,
     name::UserName,
-    problem::ProblemType,
     second_proof::Operation,
 };
 
@@ -74,18 +73,14 @@ pub(crate) async fn reset(
         // The same request again gets the same answer, as a registration does. A login may be too long ago by now.
         let founding = request.state.eid.transcript;
         request.proof = proof.of(&user, &Operation::ResetAccount { founding });
-        let credential = match api.http.reset_account(&request, &client).await {
-            Ok(credential) => credential,
-            Err(error) => {
-                if error.problem() == Some(ProblemType::NotAllowed) {
-                    // Another client was faster, with the same proof. The next attempt ends what that began.
-                    setup::give_up(&store)?;
-                }
-                return Err(error.into());
+        match api.http.reset_account(&request, &client).await {
+            Ok(credential) => {
+                account.credential = Some(identity::verified(&store, &api, &account, credential).await?);
+                store.write(|tx| account.save(tx))?;
             }
-        };
-        account.credential = Some(identity::verified(&store, &api, &account, credential).await?);
-        store.write(|tx| account.save(tx))?;
+            // If the key is nobody's, another client was faster, with the same proof. The next attempt ends what that began.
+            Err(error) => account = setup::made_before(&store, &api, account, error.into()).await?,
+        }
     }
     setup::finish(&store, &api, account).await?;
     drop(step);

@@ -14,6 +14,8 @@ SELECT * FROM qs.add_addresses(1::smallint, 'n7', queue(11), sha256('owner 11'),
 UPDATE qs.settings SET addresses_per_queue = 3;
 SELECT * FROM qs.add_addresses(1::smallint, 'n8', queue(11), sha256('owner 11'), ARRAY[address('q3'), address('q4')]);
 SELECT * FROM qs.add_addresses(1::smallint, 'n9', queue(11), sha256('owner 11'), ARRAY[address('q3')]);
+UPDATE qs.settings SET addresses_per_queue = 2;
+SELECT * FROM qs.add_addresses(1::smallint, 'n9 again', queue(11), sha256('owner 11'), ARRAY[address('q3')]);
 UPDATE qs.settings SET addresses_per_queue = 10000;
 SELECT address_count FROM qs.queues WHERE queue_id = queue(11);
 -- A malformed address is a fault: the server lets none through.

@@ -89,9 +89,19 @@ pub struct NewIdentity<'a> {
 
 /// A new identity that is valid.
 pub struct Founded {
+    eid: Vec<u8>,
+    tree_hash: TreeHash,
+}
+
+impl Founded {
     /// The public state of its MLS group.
-    pub eid: Vec<u8>,
-    pub tree_hash: TreeHash,
+    pub fn eid(&self) -> &[u8] {
+        &self.eid
+    }
+
+    pub fn tree_hash(&self) -> &[u8] {
+        self.tree_hash.as_bytes()
+    }
 }
 
 impl NewIdentity<'_> {

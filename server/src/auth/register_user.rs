@@ -73,8 +73,13 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
         state: &body.state,
         previous: None,
     };
-    let Founded { eid, tree_hash } =
-        auth.home.compute(|| founding.validate(signer, admitted.max_leaf_bytes)).await??;
+    let (founded, refusal) =
+        match auth.home.compute(|| founding.validate(signer, admitted.max_leaf_bytes)).await? {
+            Ok(founded) => (Some(founded), None),
+            // A repeat was valid when it made the account, whatever limit was lowered, and whatever lifetime ended since.
+            Err(refusal) if admitted.is_known => (None, Some(refusal)),
+            Err(refusal) => return Err(refusal.into()),
+        };
     let credential = auth.signer.issue(body.name.clone(), signer)?;
     let row = auth
         .home
@@ -86,8 +91,8 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
                 &signer.as_bytes().as_slice(),
                 &body.group_info.as_bytes(),
                 &body.ratchet_tree.as_bytes(),
-                &eid,
-                &tree_hash.as_bytes().as_slice(),
+                &founded.as_ref().map(Founded::eid),
+                &founded.as_ref().map(Founded::tree_hash),
                 &body.state.signature.as_bytes(),
                 &credential.as_bytes(),
                 &body.recovery_key.as_bytes().as_slice(),
@@ -96,15 +101,16 @@ pub async fn register_user(auth: As, request: Request) -> Outcome {
             ],
         )
         .await?;
-    match RegisterUserOutcome::of(&row)? {
-        RegisterUserOutcome::Registered => {
+    match (RegisterUserOutcome::of(&row)?, refusal) {
+        (RegisterUserOutcome::Registered, _) => {
             let credential = IssuedCredential::new(row.get("credential"));
             request.answer(StatusCode::CREATED, &CredentialIssued { credential })
         }
-        RegisterUserOutcome::NameTaken => Err(ProblemType::NameTaken.into()),
-        RegisterUserOutcome::ClientKnown => Err(ProblemType::NotAllowed.into()),
-        RegisterUserOutcome::NotAdmitted => Err(not_admitted(admitted.policy).into()),
-        RegisterUserOutcome::SubjectKnown => Err(ProblemType::AccountExists.into()),
+        (_, Some(refusal)) => Err(refusal.into()),
+        (RegisterUserOutcome::NameTaken, None) => Err(ProblemType::NameTaken.into()),
+        (RegisterUserOutcome::ClientKnown, None) => Err(ProblemType::NotAllowed.into()),
+        (RegisterUserOutcome::NotAdmitted, None) => Err(not_admitted(admitted.policy).into()),
+        (RegisterUserOutcome::SubjectKnown, None) => Err(ProblemType::AccountExists.into()),
     }
 }
 

@@ -45,8 +45,12 @@ pub async fn reset_account(auth: As, request: Request) -> Outcome {
         return Err(ProblemType::NotAllowed.into());
     };
     let max_leaf_bytes = account.max_leaf_bytes;
-    let Founded { eid, tree_hash } =
-        auth.home.compute(|| founding.validate(signer, max_leaf_bytes)).await??;
+    // A repeat was valid when it began the identity, whatever limit was lowered, and whatever lifetime ended since: the database
+    // knows it.
+    let (founded, refusal) = match auth.home.compute(|| founding.validate(signer, max_leaf_bytes)).await? {
+        Ok(founded) => (Some(founded), None),
+        Err(refusal) => (None, Some(refusal)),
+    };
     let credential = auth.signer.issue(body.name.clone(), signer)?;
     let row = auth
         .home
@@ -65,21 +69,22 @@ pub async fn reset_account(auth: As, request: Request) -> Outcome {
                 &previous_end.as_bytes().as_slice(),
                 &body.group_info.as_bytes(),
                 &body.ratchet_tree.as_bytes(),
-                &eid,
-                &tree_hash.as_bytes().as_slice(),
+                &founded.as_ref().map(Founded::eid),
+                &founded.as_ref().map(Founded::tree_hash),
                 &body.state.signature.as_bytes(),
                 &credential.as_bytes(),
             ],
         )
         .await?;
-    match ResetAccountOutcome::of(&row)? {
-        ResetAccountOutcome::Reset => {
+    match (ResetAccountOutcome::of(&row)?, refusal) {
+        (ResetAccountOutcome::Reset, _) => {
             let credential = IssuedCredential::new(row.get("credential"));
             request.answer(StatusCode::CREATED, &CredentialIssued { credential })
         }
-        ResetAccountOutcome::WrongProof => Err(ProblemType::WrongProof.into()),
-        ResetAccountOutcome::Suspended => Err(ProblemType::AccountSuspended.into()),
-        ResetAccountOutcome::NotEnded | ResetAccountOutcome::ClientKnown => {
+        (_, Some(refusal)) => Err(refusal.into()),
+        (ResetAccountOutcome::WrongProof, None) => Err(ProblemType::WrongProof.into()),
+        (ResetAccountOutcome::Suspended, None) => Err(ProblemType::AccountSuspended.into()),
+        (ResetAccountOutcome::NotEnded | ResetAccountOutcome::ClientKnown, None) => {
             Err(ProblemType::NotAllowed.into())
         }
     }

@@ -11,11 +11,12 @@ use super::{
     group::{Group, OTHER_SENDER},
     homeserver_blocked,
     rules::leaf_too_large,
-    stored,
+    sealed::Kind,
+    stored::{self, LoadedGroup},
 };
 use crate::{
     database::outcome,
-    http::{Answer, Outcome, Payment, Request},
+    http::{Answer, Failure, Outcome, Payment, Request},
     mls::InvalidMls,
 };
 
@@ -32,20 +33,25 @@ outcome! {
 pub async fn create_group(ds: Ds, mut request: Request, payment: Payment) -> Outcome {
     let (signer, body) = request.signed_body::<CreateGroup>()?;
     ds.home.expect_local(body.group_id.domain())?;
+    let digest = digest(&SHA256, &Encoding::Cbor.encode(&body));
     let validated = request.while_waiting(payment.compute(&ds.home, || validate(&ds, &body))).await?;
-    let mut group = match validated {
+    let validated = match validated {
         // The id may have been reserved at a process that has a newer key.
         Err(error) if is_other_sender(&error) && ds.external_sender_keys.look_again(&ds.home).await? => {
-            request.while_waiting(payment.compute(&ds.home, || validate(&ds, &body))).await??
+            request.while_waiting(payment.compute(&ds.home, || validate(&ds, &body))).await?
         }
-        validated => validated?,
+        validated => validated,
+    };
+    let mut group = match validated {
+        Ok(group) => group,
+        Err(_) if has_created(&ds, &payment, &body, digest.as_ref()).await? => return Ok(created()),
+        Err(error) => return Err(error.into()),
     };
     if group.roster.by_key(signer).is_none() {
         return Err(ProblemType::NotAllowed.into());
     }
     group.attach(&body.attributes, |_| true)?;
     let state = stored::seal_epoch(&body.state_key, &body.group_id, &group);
-    let digest = digest(&SHA256, &Encoding::Cbor.encode(&body));
     let leaf_domains = group.roster.members().iter().filter_map(|member| member.domain.as_ref());
     let leaf_domains: Vec<&str> = leaf_domains.map(Domain::as_str).collect();
     // The creator's is the only one.
@@ -67,12 +73,23 @@ pub async fn create_group(ds: Ds, mut request: Request, payment: Payment) -> Out
         )
         .await?;
     match outcome {
-        CreateGroupOutcome::Created => Ok(Answer::empty(StatusCode::CREATED)),
+        CreateGroupOutcome::Created => Ok(created()),
         CreateGroupOutcome::CiphersuiteForbidden => Err(ProblemType::CiphersuiteForbidden.into()),
         CreateGroupOutcome::LeafTooLarge => Err(leaf_too_large(row.get::<_, i32>("max_leaf_bytes")).into()),
         CreateGroupOutcome::HomeserverBlocked => Err(homeserver_blocked().into()),
         CreateGroupOutcome::NotReserved => Err(ProblemType::GroupExists.into()),
     }
+}
+
+fn created() -> Answer {
+    Answer::empty(StatusCode::CREATED)
+}
+
+/// Whether this is the request that created the group, sent again: it was valid then, whatever key was revoked, and whatever
+/// lifetime ended since. The database recognises every other repeat.
+async fn has_created(ds: &Ds, payment: &Payment, body: &CreateGroup, digest: &[u8]) -> Result<bool, Failure> {
+    let group = LoadedGroup::load(&ds.home, payment, &body.group_id, Kind::Roster).await?;
+    Ok(group.is_some_and(|group| group.stored.epoch() == 0 && group.last_commit == digest))
 }
 
 fn is_other_sender(error: &InvalidMls) -> bool {

@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::StatusCode;
 use openmls::prelude::{ContentType, MlsMessageBodyIn, PrivateMessageIn, PublicMessageIn, Sender};
 use postern_protocol::{
-    PublicKey,
+    PublicKey, StateKey,
     ds::{GroupId, MessageAccepted, SubmitMessage},
     name::Domain,
     problem::{Problem, ProblemType},
@@ -199,6 +199,8 @@ struct Step {
     expires: i32,
     /// Tags of joiners that have caught up, or are gone.
     caught_up: Vec<Vec<u8>>,
+    /// Tags of joiners that are clients of the sender's user, as [`users_joiners`] returns them.
+    users_joiners: Option<Vec<Vec<u8>>>,
     /// The members after the message.
     members: Roster,
     /// The key that the group is to have as external sender after a commit, if it has an older one.
@@ -349,10 +351,11 @@ fn validate_handshake(
         attributes: &body.attributes,
         signer,
     };
+    let key = &body.state_key;
+    let users_joiners = body.welcome.as_ref().and_then(|_| users_joiners(&group, signer, key));
     let next = handshake::handle(group, handshake.clone(), submission, ds)?;
 
-    let key = &body.state_key;
-    let mut step = Step { domains: next.domains, ..Step::default() };
+    let mut step = Step { domains: next.domains, users_joiners, ..Step::default() };
     step.delivery.add(&message.payload(), body.urgency.unwrap_or(Urgency::VeryLow), next.recipients);
     let tag = |(epoch, key_of): &(u64, PublicKey)| joiner_tag(key, *epoch, key_of);
     step.caught_up = next.caught_up.iter().map(tag).collect();
@@ -383,6 +386,18 @@ fn validate_handshake(
     Ok(Some(step))
 }
 
+/// The tags of a member's user's other clients that were added and may not have joined yet: the trees that are kept for them
+/// have a bound of their own. `None` for an admin, who adds others.
+fn users_joiners(group: &Group, signer: PublicKey, key: &StateKey) -> Option<Vec<Vec<u8>>> {
+    let sender = group.roster.by_key(signer)?;
+    if group.policy.admins.contains(&sender.pseudonym) {
+        return None;
+    }
+    let is_others = |member: &&Member| member.pseudonym == sender.pseudonym && member.leaf != sender.leaf;
+    let tag = |member: &Member| Some(joiner_tag(key, member.record.joined?, &member.signature_key));
+    Some(group.roster.members().iter().filter(is_others).filter_map(tag).collect())
+}
+
 /// The outcome of the write.
 enum Written {
     /// The answer, and the members that deliveries do not reach any more.
@@ -411,7 +426,7 @@ async fn write(
             &ds.home.database.for_bytes(step.bytes()),
             "SELECT outcome, current_epoch, undelivered, gone, pushes, outbox_results, gone_elsewhere
              FROM ds.submit_message($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                                    $19, $20, $21, $22, $23)",
+                                    $19, $20, $21, $22, $23, $24)",
             &[
                 &ds.home.domain.as_str(),
                 &group_id.id().as_slice(),
@@ -434,6 +449,7 @@ async fn write(
                 &step.joiners,
                 &step.expires,
                 &step.caught_up,
+                &step.users_joiners,
             ],
         )
         .await?;
@@ -464,7 +480,7 @@ async fn write(
         }
         SubmitMessageOutcome::TooManyAwaited => {
             let detail =
-                "too many members were added who have not joined yet: the group grows once they have";
+                "too many members, or clients of one user, have not joined yet: wait until they have";
             Err(Problem::with_detail(ProblemType::TooManyMembers, detail).into())
         }
         SubmitMessageOutcome::HomeserverBlocked => Err(homeserver_blocked().into()),

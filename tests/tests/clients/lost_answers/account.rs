@@ -6,7 +6,7 @@ use postern_client::{Client, Event, ProfileChange};
 use postern_protocol::problem::ProblemType;
 use postern_tests_kit::{BadLine, PATIENCE, World};
 
-use super::{ALL_ATTEMPTS, Scene, insist_after, options, written_down};
+use super::{ALL_ATTEMPTS, Scene, insist_after, months_pass, options, written_down};
 
 #[tokio::test]
 async fn a_device_is_added_once_though_answers_were_lost() {
@@ -103,6 +103,33 @@ async fn an_identity_is_begun_anew_once_though_answers_were_lost() {
             assert_eq!(again.devices().await.unwrap().len(), 1, "{named}, {times}");
             assert_eq!(world.count("auth.incarnations").await, 2, "{named}, {times}");
         }
+    }
+}
+
+/// After months the AS has no credential of the client that began the identity any more. Whatever it says to the repeat,
+/// that client's key is given up only when it is nobody's.
+#[tokio::test]
+async fn an_identity_whose_beginning_had_no_answer_is_its_clients_after_months() {
+    for is_refused in [false, true] {
+        let world = World::builder().start().await;
+        let line = BadLine::to(world.server().address()).await;
+        let bob = world.person("bob").await;
+        let key = written_down(&bob);
+        let phone = Client::builder(world.homes.path().join("new-phone")).server(line.url());
+        line.cut("POST /as/account/reset", ALL_ATTEMPTS, 0);
+        let lost = phone.reset("bob", &key).await;
+        assert!(lost.err().expect("there is no answer").is_passing());
+        line.mend();
+        months_pass(&world).await;
+        if is_refused {
+            line.answer("POST /as/account/reset", 100, &BadLine::refusal(ProblemType::NotAllowed));
+        }
+        let again = phone.reset("bob", &key).await.unwrap_or_else(|error| panic!("{is_refused}: {error}"));
+        line.mend();
+        again.create_group("mine").await.unwrap();
+        assert_eq!(again.devices().await.unwrap().len(), 1);
+        assert_eq!(world.count("auth.incarnations").await, 2, "{is_refused}");
+        assert_eq!(world.count("auth.clients WHERE credential IS NULL").await, 0, "{is_refused}");
     }
 }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use postern_client::{Error, Event};
-use postern_tests_kit::{BadLine, PATIENCE, World, befriend, joined};
+use postern_protocol::ds::GroupIdReserved;
+use postern_tests_kit::{BadLine, Call, PATIENCE, World, befriend, eventually, joined};
 
 use super::{ALL_ATTEMPTS, Scene, register, restart};
 
@@ -20,6 +21,30 @@ async fn a_group_whose_founding_has_no_answer_is_founded_once() {
             group.send("it is there").await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn a_group_whose_founding_has_no_answer_is_there_though_the_key_that_it_carries_was_revoked_since() {
+    let scene = Scene::start().await;
+    scene.line.cut("POST /ds/groups ", ALL_ATTEMPTS, 0);
+    scene.alice.create_group("sailing").await.unwrap_err();
+    scene.line.mend();
+    let groups = scene.world.count("ds.groups").await;
+    let revoke = "SELECT operator.rotate_sender_keys(revoke => true)";
+    scene.world.admin.execute(revoke, &[]).await.unwrap();
+    eventually("the server has another key", async || {
+        // Each look costs a token.
+        scene.world.restock(1).await;
+        let reserved: GroupIdReserved = scene.world.pay(&Call::post("/ds/group-ids")).await.decode();
+        (reserved.server_key != scene.world.server_key()).then_some(())
+    })
+    .await;
+    let events = scene.alice.sync(Duration::ZERO).await.unwrap();
+    assert!(!events.iter().any(|event| matches!(event, Event::Unfounded { .. })), "{events:?}");
+    let group = scene.alice.group("sailing").unwrap();
+    group.send("it is there").await.unwrap();
+    assert_eq!(group.unsent().unwrap(), 0);
+    assert_eq!(scene.world.count("ds.groups").await, groups);
 }
 
 #[tokio::test]

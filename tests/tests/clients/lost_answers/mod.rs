@@ -96,6 +96,14 @@ async fn insist_after<T>(
     work().await.unwrap_or_else(|error| panic!("{named}, after {times} lost answers: {error}"))
 }
 
+/// Lets months pass in which no client asks for a credential, and the AS does its chore.
+async fn months_pass(world: &World) {
+    world.admin.execute("UPDATE auth.clients SET heard = heard - 4", &[]).await.unwrap();
+    let more: bool = world.value("SELECT auth.expire()").await;
+    assert!(!more);
+    assert_eq!(world.count("auth.clients WHERE credential IS NOT NULL").await, 0);
+}
+
 /// The recovery key as its owner wrote it down.
 fn written_down(client: &Client) -> RecoveryKey {
     let key = client.recovery_key().unwrap().expect("it was not shown yet");

@@ -4,7 +4,7 @@ use postern_client::Client;
 use postern_protocol::problem::ProblemType;
 use postern_tests_kit::{BadLine, World};
 
-use super::{ALL_ATTEMPTS, options, register};
+use super::{ALL_ATTEMPTS, months_pass, options, register};
 
 #[tokio::test]
 async fn a_registration_whose_answer_was_lost_is_taken_up_with_the_same_key() {
@@ -40,9 +40,13 @@ async fn a_registration_whose_answer_was_lost_is_taken_up_with_the_same_key() {
 async fn a_registration_that_was_refused_after_a_lost_answer_keeps_its_key_if_there_is_an_account() {
     let world = World::builder().start().await;
     let line = BadLine::to(world.server().address()).await;
-    for (place, kind) in
-        [ProblemType::NameTaken, ProblemType::NotAdmitted, ProblemType::AccountExists].into_iter().enumerate()
-    {
+    let kinds = [
+        ProblemType::NameTaken,
+        ProblemType::NotAdmitted,
+        ProblemType::AccountExists,
+        ProblemType::NotAllowed,
+    ];
+    for (place, kind) in kinds.into_iter().enumerate() {
         let name = format!("user-{place}");
         line.cut("POST /as/users", ALL_ATTEMPTS, 0);
         let lost = register(&world, &line, &name).await;
@@ -53,11 +57,27 @@ async fn a_registration_that_was_refused_after_a_lost_answer_keeps_its_key_if_th
         line.mend();
         client.create_group("mine").await.unwrap();
     }
-    assert_eq!(world.count("auth.users").await, 3);
+    assert_eq!(world.count("auth.users").await, 4);
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_leaves_nothing_behind_that_is_in_the_way_of_another() {
+async fn a_registration_whose_answer_was_lost_is_taken_up_after_months() {
+    let world = World::builder().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    line.cut("POST /as/users", ALL_ATTEMPTS, 0);
+    let lost = register(&world, &line, "alice").await;
+    assert!(lost.err().expect("there is no answer").is_passing());
+    line.mend();
+    months_pass(&world).await;
+    let alice = register(&world, &line, "alice").await.expect("the account is hers");
+    alice.create_group("mine").await.unwrap();
+    assert!(alice.recovery_key().unwrap().is_some(), "she can be shown the key of the account");
+    assert_eq!(world.count("auth.users").await, 1);
+    assert_eq!(world.count("auth.clients WHERE credential IS NULL").await, 0);
+}
+
+#[tokio::test]
+async fn a_registration_that_is_refused_leaves_nothing_behind_that_is_in_the_way_of_another() {
     let world = World::builder().start().await;
     let line = BadLine::to(world.server().address()).await;
     register(&world, &line, "alice").await.unwrap();
@@ -66,6 +86,14 @@ async fn a_name_that_is_taken_leaves_nothing_behind_that_is_in_the_way_of_anothe
     let taken = builder.register("alice").await.err().expect("it is taken");
     assert_eq!(taken.problem(), Some(ProblemType::NameTaken));
     builder.register("another").await.expect("the directory can be used");
+
+    let home = world.homes.path().join("a-third");
+    let builder = Client::builder(&home).server(line.url()).options(options());
+    line.answer("POST /as/users", 100, &BadLine::refusal(ProblemType::NotAllowed));
+    let refused = builder.register("third").await.err().expect("it is refused");
+    assert_eq!(refused.problem(), Some(ProblemType::NotAllowed));
+    line.mend();
+    builder.register("fourth").await.expect("nobody has the key");
 }
 
 #[tokio::test]

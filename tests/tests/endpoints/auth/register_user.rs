@@ -4,6 +4,7 @@ use ciborium::Value;
 use futures_util::future::join_all;
 use openmls::prelude::{Ciphersuite, ExtensionType, Extensions, Lifetime};
 use postern_protocol::{
+    PublicKey,
     auth::{AuthenticationKeys, CredentialIssued, RegisterUser, UserRecord},
     credential::ClientCredential,
     eid::{EidState, Founding, SignedState},
@@ -105,6 +106,73 @@ async fn a_registration_whose_answer_was_lost_is_answered_again_with_the_same_cr
     credentials.dedup();
     assert_eq!(credentials.len(), 1);
     assert_eq!(world.count("auth.users WHERE name = 'bob'").await, 1);
+    world.close();
+}
+
+/// Lets months pass in which a client does not ask for a credential: the AS has none of it any more (AS-9).
+pub async fn fall_silent(world: &World, client: PublicKey) {
+    let sql = "UPDATE auth.clients SET heard = heard - 4 WHERE client_key = $1";
+    let key = client.as_bytes().as_slice();
+    assert_eq!(world.admin.execute(sql, &[&key]).await.unwrap(), 1);
+    let more: bool = world.value("SELECT auth.expire()").await;
+    assert!(!more);
+    let sql = "SELECT credential IS NULL FROM auth.clients WHERE client_key = $1";
+    assert!(world.admin.query_one(sql, &[&key]).await.unwrap().get::<_, bool>(0));
+}
+
+#[tokio::test]
+async fn a_registration_is_answered_again_with_another_credential_if_its_client_could_ask_for_one() {
+    let world = World::start().await;
+    let alice = User::new("alice");
+    let (registration, key) = (alice.registration(), alice.device.public_key());
+    world.send(&registration.wire()).await.assert_ok("the first");
+    fall_silent(&world, key).await;
+    let again = world.send(&registration.wire()).await;
+    assert_eq!(again.status, StatusCode::CREATED);
+    let again: CredentialIssued = again.decode();
+    let credential = ClientCredential::parse(&again.credential).unwrap();
+    assert_eq!((credential.user, credential.client_key), (alice.name.clone(), key));
+    assert_eq!(world.look_up(&alice.name).await.clients[0].credential, again.credential);
+    // The client was heard of, and the next repeat gets what is kept.
+    let more: bool = world.value("SELECT auth.expire()").await;
+    assert!(!more);
+    let third: CredentialIssued = world.send(&registration.wire()).await.decode();
+    assert_eq!(third.credential, again.credential);
+
+    fall_silent(&world, key).await;
+    world.admin.execute("SELECT operator.suspend_user('alice')", &[]).await.unwrap();
+    let not_allowed = ProblemType::NotAllowed;
+    world.assert_refused("a suspended user's client", &registration.wire(), not_allowed).await;
+    world.admin.execute("SELECT operator.unsuspend_user('alice')", &[]).await.unwrap();
+    // As if it had been removed, and added again by another client (AS-4).
+    let pending = "ALTER TABLE auth.clients DISABLE TRIGGER clients_stay_true;
+                   UPDATE auth.clients SET confirmed = false
+                    WHERE user_id = (SELECT user_id FROM auth.users WHERE name = 'alice');
+                   ALTER TABLE auth.clients ENABLE ALWAYS TRIGGER clients_stay_true";
+    world.admin.batch_execute(pending).await.unwrap();
+    world.assert_refused("a pending client", &registration.wire(), not_allowed).await;
+    world.close();
+}
+
+#[tokio::test]
+async fn a_registration_is_answered_again_whatever_limit_was_lowered_since() {
+    let world = World::start().await;
+    let alice = User::new("alice");
+    let mut device = alice.further_device();
+    device.extensions.push(ExtensionType::Unknown(FILLER));
+    device.leaf = Extensions::from_vec(vec![filler(400)]).unwrap();
+    device.found(&random_id(), Extensions::empty());
+    let first = registration(&alice.name, &device);
+    let issued: CredentialIssued = world.send(&first.wire()).await.decode();
+    let limit = "SELECT operator.set_user_limit('max_identity_leaf_bytes', 512)";
+    world.admin.execute(limit, &[]).await.unwrap();
+    let before = world.snapshot().await;
+    let again: CredentialIssued = world.send(&first.wire()).await.decode();
+    assert_eq!(again.credential, issued.credential);
+    world.snapshot().await.assert_same(&before, "a repeat");
+    device.found(&random_id(), Extensions::empty());
+    let other = registration(&alice.name, &device);
+    world.assert_refused("another EID of its key", &other.wire(), ProblemType::MessageTooLarge).await;
     world.close();
 }
 

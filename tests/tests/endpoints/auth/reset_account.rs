@@ -2,7 +2,7 @@
 
 use ciborium::Value;
 use futures_util::future::join_all;
-use openmls::prelude::Extensions;
+use openmls::prelude::{ExtensionType, Extensions};
 use postern_protocol::{
     Transcript,
     account::{EndIdentity, IdentityEnded, ResetAccount},
@@ -17,7 +17,12 @@ use postern_protocol::{
 use postern_tests_kit::{Ask, Call, Commit, Party, User, World, device_of, identity_commit, now, random_id};
 use reqwest::StatusCode;
 
-use super::{commit_identity::random_user, publish_contact, sign_credential};
+use super::{
+    commit_identity::{FILLER, filler, random_user},
+    publish_contact,
+    register_user::fall_silent,
+    sign_credential,
+};
 use crate::every_route::Valid;
 
 fn ending_at(time: u64, name: &UserName, key: &RecoveryKey, client: &SigningKey) -> Call {
@@ -158,6 +163,48 @@ async fn a_user_who_lost_all_clients_begins_anew_chained_to_the_end_and_no_old_c
     let old = Call::get(format!("/as/users/{}?incarnation=0&after=0", alice.name));
     let old: postern_protocol::auth::UserRecord = world.pay(&old).await.decode();
     assert_eq!(old.commits.len(), 2);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_reset_is_answered_again_with_another_credential_after_its_client_was_silent_for_long() {
+    let world = World::start().await;
+    let alice = world.user("alice").await;
+    let device = successor(&alice.name);
+    let ended = end(&world, &alice, &device.key).await;
+    let reset = resetting(&alice.name, &alice.recovery_key, &ended, &device);
+    world.send(&reset.wire()).await.assert_ok("the first");
+    fall_silent(&world, device.public_key()).await;
+    let again = world.send(&reset.wire()).await;
+    assert_eq!(again.status, StatusCode::CREATED);
+    let again: CredentialIssued = again.decode();
+    assert_eq!(ClientCredential::parse(&again.credential).unwrap().client_key, device.public_key());
+    assert_eq!(world.look_up(&alice.name).await.clients[0].credential, again.credential);
+    let third: CredentialIssued = world.send(&reset.wire()).await.decode();
+    assert_eq!(third.credential, again.credential);
+    world.close();
+}
+
+#[tokio::test]
+async fn a_reset_is_answered_again_whatever_limit_was_lowered_since() {
+    let world = World::start().await;
+    let alice = world.user("alice").await;
+    let mut device = device_of(&alice.name);
+    device.extensions.push(ExtensionType::Unknown(FILLER));
+    device.leaf = Extensions::from_vec(vec![filler(400)]).unwrap();
+    device.found(&random_id(), Extensions::empty());
+    let ended = end(&world, &alice, &device.key).await;
+    let reset = resetting(&alice.name, &alice.recovery_key, &ended, &device);
+    let issued: CredentialIssued = world.send(&reset.wire()).await.decode();
+    let limit = "SELECT operator.set_user_limit('max_identity_leaf_bytes', 512)";
+    world.admin.execute(limit, &[]).await.unwrap();
+    let before = world.snapshot().await;
+    let again: CredentialIssued = world.send(&reset.wire()).await.decode();
+    assert_eq!(again.credential, issued.credential);
+    world.snapshot().await.assert_same(&before, "a repeat");
+    device.found(&random_id(), Extensions::empty());
+    let other = resetting(&alice.name, &alice.recovery_key, &ended, &device);
+    world.assert_refused("another EID of its key", &other.wire(), ProblemType::MessageTooLarge).await;
     world.close();
 }
 

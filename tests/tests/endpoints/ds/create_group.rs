@@ -7,13 +7,13 @@ use openmls::prelude::{
 };
 use postern_protocol::{
     PublicKey, StateKey,
-    ds::{CurrentGroup, FetchGroupInfo, GroupId},
+    ds::{CurrentGroup, FetchGroupInfo, GroupId, GroupIdReserved},
     mls::{DELIVERY_ADDRESS, GROUP_POLICY, GroupPolicy, Pseudonym, USER_KEY},
     problem::ProblemType,
 };
 use postern_tests_kit::{
-    Call, Commit, Group, Member, Party, World, creation, dump, fresh_address, home, leaf_extensions,
-    policy_extensions, random_id,
+    Call, Commit, Group, Member, Party, World, creation, dump, eventually, fresh_address, home,
+    leaf_extensions, policy_extensions, random_id,
 };
 use reqwest::StatusCode;
 
@@ -204,6 +204,35 @@ async fn a_group_that_the_ds_could_not_serve_is_refused() {
     let mixed = one.with_field("group_info", of(&one, "ratchet_tree"));
     world.assert_refuses("a tree for a GroupInfo", &mixed, ProblemType::InvalidMls).await;
     world.pay(&one).await.assert_ok("the id is still reserved");
+    world.close();
+}
+
+/// A founding that the server would not take any more is answered again if it took it: its answer was lost.
+#[tokio::test]
+async fn a_founding_is_answered_again_after_the_key_that_its_group_carries_was_revoked() {
+    let world = World::start().await;
+    let founding = Draft::new(&world, &world.reserve().await).call();
+    let late = Draft::new(&world, &world.reserve().await).call();
+    world.pay(&founding).await.assert_ok("while the key is good");
+    let operator = world.cluster.connect_as("postern_operator").await;
+    operator.execute("SELECT operator.rotate_sender_keys(revoke => true)", &[]).await.unwrap();
+    eventually("the server has another key", async || {
+        // Each look costs a token.
+        world.restock(1).await;
+        let reserved: GroupIdReserved = world.pay(&Call::post("/ds/group-ids")).await.decode();
+        (reserved.server_key != world.server_key()).then_some(())
+    })
+    .await;
+    world.restock(10).await;
+    world.assert_refuses("a group with the revoked key", &late, ProblemType::InvalidMls).await;
+    let before = world.snapshot().await;
+    for again in [&founding, &founding.clone().in_json()] {
+        assert_eq!(world.pay(again).await.status, StatusCode::CREATED, "the same again");
+    }
+    world.snapshot().await.assert_same(&before, "a repeat");
+    let own = attributes(founding.signer.as_ref().unwrap().public_key(), b"b");
+    let changed = with_attributes(&founding, &[own]);
+    world.assert_refuses("another request for the same group", &changed, ProblemType::InvalidMls).await;
     world.close();
 }
 

@@ -83,6 +83,13 @@ async fn a_request_adds_at_most_256_addresses_and_a_queue_has_as_many_as_the_ope
         .await;
     world.pay(&mailbox.adding(many(2))).await.assert_ok("as many as a queue has");
     world.assert_refuses("one more", &mailbox.adding(many(1)), ProblemType::TooManyAddresses).await;
+    let few = many(2);
+    world.admin.batch_execute("UPDATE qs.settings SET addresses_per_queue = 260").await.unwrap();
+    world.pay(&mailbox.adding(few.clone())).await.assert_ok("two more");
+    world.admin.batch_execute("UPDATE qs.settings SET addresses_per_queue = 1").await.unwrap();
+    world.pay(&mailbox.adding(few.clone())).await.assert_ok("the same again, whatever the limit is by now");
+    let more = mailbox.adding([few, many(1)].concat());
+    world.assert_refuses("with another one", &more, ProblemType::TooManyAddresses).await;
 
     let call = mailbox.adding(many(1));
     for (what, wrong) in [
@@ -128,5 +135,7 @@ async fn an_address_of_last_resort_serves_several_groups_and_a_queue_has_few_of_
     world.pay(&mailbox.adding_both(few(20), few(15))).await.assert_ok("sixteen");
     let call = mailbox.adding_both(Vec::new(), few(1));
     world.assert_refuses("one more", &call, ProblemType::TooManyAddresses).await;
+    world.admin.batch_execute("UPDATE qs.settings SET last_resort_addresses_per_queue = 1").await.unwrap();
+    world.pay(&mailbox.adding_both(Vec::new(), vec![address])).await.assert_ok("one that it has");
     world.close();
 }

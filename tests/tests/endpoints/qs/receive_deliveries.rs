@@ -291,13 +291,20 @@ async fn requests_are_as_large_as_the_protocol_says_whatever_clients_may_send() 
     let large = message(&"x".repeat(Deliveries::MOST_BYTES - 1024));
     let taken = neighbour.deliver(&world, 1, vec![delivery(1, &[address], &large)]).await;
     assert_eq!(taken, [delivered(0, &[])]);
-    assert_eq!(world.read(&mut mailbox).await, [large]);
+    assert_eq!(world.read(&mut mailbox).await, std::slice::from_ref(&large));
     let larger = message(&"x".repeat(Deliveries::MOST_BYTES));
     let call = neighbour.calling(2, vec![delivery(1, &[address], &larger)]);
     world.assert_refuses("more than that", &call, ProblemType::BodyTooLarge).await;
     let many = vec![fresh_address(); Deliveries::MOST_ADDRESSES + 1];
     let call = neighbour.calling(2, vec![delivery(1, &many, &message("to many"))]);
     world.assert_refuses("more addresses", &call, ProblemType::BodyTooLarge).await;
+    // What was taken is a repeat, whatever the operator's limit is by now.
+    let lowered = "UPDATE ds.settings SET max_members = 2, max_delivery_bytes = 65536";
+    world.admin.execute(lowered, &[]).await.unwrap();
+    let again = neighbour.deliver(&world, 1, vec![delivery(1, &[address], &large)]).await;
+    assert_eq!(states(&again), [DeliveryState::Repeated]);
+    let call = neighbour.calling(2, vec![delivery(1, &[address], &large)]);
+    world.assert_refuses("another one", &call, ProblemType::BodyTooLarge).await;
     world.close();
 }
 

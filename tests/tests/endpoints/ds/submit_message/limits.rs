@@ -462,6 +462,51 @@ async fn the_trees_for_members_who_do_not_join_are_bounded() {
 }
 
 #[tokio::test]
+async fn a_user_that_is_no_admin_takes_a_part_of_the_room_for_trees_and_leaves_the_rest_to_others() {
+    let world = World::start().await;
+    world.stock(200).await;
+    let mut group = world.group(2).await;
+    let spoken = group.party(1).say(b"I am in");
+    submit(&world, &group.submit(1, &spoken, None)).await;
+    let phone = world.further_client(&group.members[1]).await;
+    let (_, call) = group.make(1, adding(&[&phone.party]));
+    submit(&world, &call).await;
+    group.party(1).merge();
+    // An eighth of it is 128 KiB.
+    set_limit(&world, "max_awaited_bytes", 1024 * 1024).await;
+    let grow =
+        "UPDATE ds.welcome_trees SET tree = tree || convert_to(repeat('x', $1 - octet_length(tree)), 'UTF8')";
+    world.admin.execute(grow, &[&(200 * 1024)]).await.expect("as if the group were large");
+    let tablet = world.further_client(&group.members[1]).await;
+    let (_, call) = group.make(1, adding(&[&tablet.party]));
+    world.assert_refuses("another client that is to be awaited", &call, ProblemType::TooManyMembers).await;
+    let detail = world.pay(&call).await.problem("another client").detail.unwrap();
+    assert!(detail.contains("clients of one user"), "{detail}");
+    group.party(1).forget();
+
+    // Nobody else is kept from anything, and an admin adds members.
+    world.receive(&mut group.members[0]).await;
+    let newcomer = world.candidate().await;
+    let (_, call) = group.make(0, adding(&[&newcomer.party]));
+    assert_eq!(submit(&world, &call).await.epoch, 3);
+    group.party(0).merge();
+    world.receive(&mut group.members[1]).await;
+    // The client that never came goes, and another comes.
+    group.party(1).user = SigningKey::generate();
+    group.party(1).generation = 1;
+    let address = group.members[1].address;
+    let leaf = Some(group.party(1).leaf_at(&home(), address));
+    let remove = vec![phone.party.public_key()];
+    let (_, call) = group.make(1, Commit { remove, leaf, ..Default::default() });
+    assert_eq!(submit(&world, &call).await.epoch, 4);
+    group.party(1).merge();
+    let tablet = world.further_client(&group.members[1]).await;
+    let (_, call) = group.make(1, adding(&[&tablet.party]));
+    assert_eq!(submit(&world, &call).await.epoch, 5);
+    world.close();
+}
+
+#[tokio::test]
 async fn messages_and_commits_have_a_size_each() {
     let world = World::start().await;
     world.stock(100).await;
