@@ -328,9 +328,13 @@ impl Session {
                     store.write(|tx| group::still_there(tx, &hint.user))?;
                 }
                 (Ok(_), None) => store.write(|tx| group::still_there(tx, &hint.user))?,
-                (Ok(_), Some(name)) if *name == hint.user => {
-                    store.write(|tx| group::forget_hint(tx, &hint.user))?;
-                }
+                (Ok(_), Some(name)) if *name == hint.user => store.write(|tx| {
+                    if profile::is_to_be_looked_for(tx, &hint.user)? {
+                        group::asked_in_vain(tx, &hint.user, InVain::NotShown)
+                    } else {
+                        group::forget_hint(tx, &hint.user)
+                    }
+                })?,
                 // The lookup told of the name, if it is the same user's: then there is no hint any more.
                 (Ok(_), Some(_)) | (Err(_), _) => {
                     store.write(|tx| group::asked_in_vain(tx, &hint.user, InVain::NotShown))?;

@@ -382,6 +382,8 @@ pub(crate) enum Rejection {
     Stray { group: GroupId, by_hand: bool, members: usize, reason: String },
     /// It is invalid, and the DS may wait for something that no member knows.
     Doubt { group: GroupId, reason: String },
+    /// A Welcome to this group waits: others are there than another device of this user told of.
+    Strangers(GroupId),
     /// It cannot be read, and the user knows that.
     Unread,
     /// This client failed: it has to be processed again.

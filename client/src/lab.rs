@@ -5,7 +5,7 @@ use postern_api::{Http, Request};
 use postern_protocol::{
     ds::{CurrentGroup, MessageAccepted},
     encoding::Encoding,
-    mls::DeliveryAddress,
+    mls::{DeliveryAddress, Pseudonym},
     qs::{QueueKind, QueuePayload},
 };
 
@@ -201,7 +201,16 @@ impl Group {
     /// # Errors
     /// [`Error::NotMember`].
     pub fn with_ghost(&self) -> Result<CurrentGroup> {
-        self.session.store.trial(|tx| GroupState::load(tx, &self.id)?.with_ghost(tx))
+        let identity = Pseudonym::random().0.to_vec();
+        self.session.store.trial(|tx| GroupState::load(tx, &self.id)?.with_ghost(tx, identity))
+    }
+
+    /// The same with a device whose credential no client reads: it has no pseudonym.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`].
+    pub fn with_unread_ghost(&self) -> Result<CurrentGroup> {
+        self.session.store.trial(|tx| GroupState::load(tx, &self.id)?.with_ghost(tx, vec![7; 15]))
     }
 
     /// The commit by which this device's leaf would take another signature key. Nothing changes here.

@@ -228,7 +228,7 @@ impl Session {
         Err(error)
     }
 
-    /// Joins by the Welcomes that had to wait for their trees.
+    /// Joins by the Welcomes that had to wait.
     pub(crate) async fn join_late(&self) -> Result<()> {
         for welcome in self.store.read(group::late_welcomes)? {
             let tree = self.fetch_welcome_tree(&welcome).await?;
@@ -350,7 +350,7 @@ fn open_another(tx: &Tx<'_>, address: &Address) -> Result<()> {
 /// Notes what keeps something that came in from having an effect, if anything does.
 fn note_effect(tx: &Tx<'_>, options: &Options, effect: Result<(), Rejection>) -> Result<()> {
     match effect {
-        Ok(()) | Err(Rejection::Unread) => Ok(()),
+        Ok(()) | Err(Rejection::Unread | Rejection::Strangers(_)) => Ok(()),
         Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx),
         Err(Rejection::Doubt { group, reason }) => {
             strayed::doubt(tx, &group)?;
@@ -389,7 +389,16 @@ pub(crate) fn take_effect(
             if let Some(Tree::OutOfReach(id)) = tree {
                 return Ok(group::join_later(tx, id, welcome)?);
             }
-            let id = group::join(tx, welcome, tree.and_then(Tree::fetched))?;
+            let tree = tree.and_then(Tree::fetched);
+            let id = match tx.attempt(|| group::join(tx, welcome, tree)) {
+                Err(Rejection::Strangers(id)) => {
+                    group::join_later(tx, &id, welcome)?;
+                    let reason =
+                        "a Welcome waits: others are in its group than another device of this user told of";
+                    return Ok(Event::Ignored { reason: reason.to_owned() }.record(tx)?);
+                }
+                joined => joined?,
+            };
             // They came while another Welcome to it waited.
             Ok(read_early(tx, options, &id)?)
         }

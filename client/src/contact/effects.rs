@@ -149,7 +149,7 @@ pub(super) fn take_effect(
         // The lookup showed it.
         LetterBody::Profile(version) if profile::version(tx, user)? >= *version => {}
         LetterBody::Profile(_) => {
-            return Err(Rejection::invalid("the server keeps back a user's profile"));
+            return Err(Rejection::invalid(profile::KEPT_BACK));
         }
         LetterBody::Gone => {}
         LetterBody::Leaving => identity::said_to_leave(tx, client_key)?,

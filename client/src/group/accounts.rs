@@ -7,6 +7,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::{links::NAMES_USER, members, message::Content, outbox, record, state::GroupState};
 use crate::{
+    account::Account,
     error::{Error, Result},
     event::Event,
     identity,
@@ -292,6 +293,24 @@ pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
     let rows = statement
         .query_map(params![integer(time), AT_ONCE, integer(now), integer(an_hour_ago)], |row| row.get(0))?
         .collect::<Result<Vec<String>, _>>()?;
+    rows.iter().map(|user| parse(user)).collect()
+}
+
+/// The users of members of this device's groups whose identities are known, but its own: first those whose clients are in the most
+/// groups, and of these the ones that the AS showed last.
+pub(crate) fn users_of_members(tx: &Tx<'_>) -> Result<Vec<UserName>> {
+    let sql = format!(
+        "SELECT e.user FROM eids e
+           LEFT JOIN (SELECT i.user AS user, count(DISTINCT l.group_id) AS shared FROM links l
+                        JOIN groups g ON g.group_id = l.group_id AND g.active = 1
+                        JOIN identities i ON i.client_key = l.client_key AND i.pending = 0
+                       GROUP BY i.user) m ON m.user = e.user
+          WHERE e.pending = 0 AND e.user <> ?1 AND {NAMES_USER}
+          ORDER BY coalesce(m.shared, 0) DESC, e.seen DESC, e.user"
+    );
+    let own = Account::load(tx)?.user.to_string();
+    let mut statement = tx.sql().prepare(&sql)?;
+    let rows = statement.query_map([own], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
     rows.iter().map(|user| parse(user)).collect()
 }
 

@@ -54,8 +54,12 @@ pub enum Change {
 
 impl GroupState {
     /// Makes a commit, and keeps it until the DS's answer is known.
+    ///
+    /// # Errors
+    /// [`Error::Mls`], also where somebody is in the group, or is to come in, whose leaf the members do not read.
     pub(crate) fn stage_commit(&mut self, tx: &Tx<'_>, change: &Change) -> Result<()> {
         let what = "cannot make the commit";
+        rules::check_members(self.mls.public_group()).map_err(Error::mls(what))?;
         let epoch = self.epoch();
         let state_key = self.state_key()?;
         let signer = LeafSigner(&self.leaf);
@@ -90,6 +94,9 @@ impl GroupState {
                     .iter()
                     .map(|leaf_key| key_packages::reserve_key_package(tx, &self.id, leaf_key))
                     .collect::<Result<Vec<_>>>()?;
+                for key_package in &key_packages {
+                    rules::Leaf::of_member(key_package.leaf_node()).map_err(Error::mls(what))?;
+                }
                 builder = builder.propose_adds(key_packages);
             }
             Change::Remove(_) => builder = builder.propose_removals(removed),

@@ -61,23 +61,18 @@ impl GroupState {
         outbox::push(tx, &self.id, &Content::Title { title: title.to_owned(), titled })
     }
 
-    /// The group as a server would show it with a commit of this member that adds a ghost. For a trial
-    /// only: this device goes on as if it had been accepted.
-    pub(crate) fn with_ghost(mut self, tx: &Tx<'_>) -> Result<CurrentGroup> {
+    /// The group as a server would show it with a commit of this member that adds a ghost, whose credential has this identity:
+    /// a pseudonym, or what no client reads. For a trial only: this device goes on as if it had been accepted.
+    pub(crate) fn with_ghost(mut self, tx: &Tx<'_>, identity: Vec<u8>) -> Result<CurrentGroup> {
         let what = "cannot make up a group";
-        let (key, pseudonym) = (SigningKey::generate(), Pseudonym::random());
+        let key = SigningKey::generate();
         let address = Address::generate().map_err(Error::mls(what))?;
         let delivery = DeliveryAddress { domain: self.id.domain().clone(), address };
         let ghost = KeyPackage::builder()
             .key_package_lifetime(mls::lifetime())
             .leaf_node_capabilities(mls::capabilities())
             .leaf_node_extensions(leaf::extensions(&delivery, &leaf::new_user_key(tx, 0)?)?)
-            .build(
-                CIPHERSUITE,
-                tx,
-                &LeafSigner(&key),
-                mls::credential(pseudonym.0.to_vec(), key.public_key()),
-            )
+            .build(CIPHERSUITE, tx, &LeafSigner(&key), mls::credential(identity, key.public_key()))
             .map_err(Error::mls(what))?;
         let signer = LeafSigner(&self.leaf);
         self.mls

@@ -15,7 +15,7 @@ use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    links,
+    join, links,
     places::{self, UsersLeaf},
     record::{self, GroupSummary},
     roster::Roster,
@@ -45,7 +45,7 @@ const TOLD_OF_STRANGERS: u32 = 7;
 pub(crate) struct GroupHandover {
     pub id: GroupId,
     /// The epoch of which this is.
-    epoch: u64,
+    pub(super) epoch: u64,
     pub state_key: StateKey,
     pub title: String,
     /// The title's number.
@@ -157,10 +157,11 @@ impl GroupState {
     }
 
     /// Notes, after a commit, that this user's other devices which are on their way have to be told of the group again, if others
-    /// came or the policy changed: they take nobody for a member of whom they were not told.
+    /// came, members went or the policy changed: they take nobody for a member of whom they were not told, and those that went
+    /// are none any more.
     pub(super) fn retell_what_changed(&self, tx: &Tx<'_>, before: &Outline) -> Result<()> {
         let now = self.outline()?;
-        if now.policy == before.policy && now.leaves.is_subset(&before.leaves) {
+        if now.policy == before.policy && now.leaves == before.leaves {
             return Ok(());
         }
         on_their_way(tx, &self.id)?.iter().try_for_each(|device| retell_change(tx, &self.id, device))
@@ -263,7 +264,7 @@ pub(crate) fn left_to_person(tx: &Tx<'_>) -> Result<Vec<GroupSummary>> {
 }
 
 /// The handover by which this device is to come into a group.
-fn kept_handover(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupHandover>> {
+pub(super) fn kept_handover(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupHandover>> {
     let sql = "SELECT handover FROM entries WHERE group_id = ?1";
     let handover: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
     handover.map(|bytes| decode(&bytes, "a handover")).transpose()
@@ -313,7 +314,7 @@ fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
          SET handover = excluded.handover, due = excluded.due, strangers = 0",
         params![handover.id.to_mls(), encode(handover), integer(tx.now())],
     )?;
-    Ok(())
+    join::try_again(tx, &handover.id)
 }
 
 /// Whether the last attempt to come in failed for good: its address is gone.
@@ -377,7 +378,8 @@ pub(crate) fn forget_entry_addresses(tx: &Tx<'_>) -> Result<()> {
 /// This device is not to come in any more.
 pub(crate) fn give_up_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     revoke_entry_address(tx, id)?;
-    drop_entry(tx, id)
+    drop_entry(tx, id)?;
+    join::drop_late(tx, id)
 }
 
 /// An attempt failed for good; another one, with another address, comes later.

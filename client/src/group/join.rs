@@ -28,12 +28,12 @@ const MOST_LATE: u64 = 100;
 /// [`MOST_LATE`].
 const MOST_EARLY: u64 = 1000;
 const MOST_EARLY_BYTES: u64 = 8 * 1024 * 1024;
-/// Seconds before a DS is asked again for the tree of a Welcome, the first time, and at most.
+/// Seconds before a Welcome is tried again, the first time, and at most.
 const FIRST_PAUSE: u64 = 10;
 const LONGEST_PAUSE: u64 = 60 * 60;
 
-/// Keeps a Welcome to a group for later: its tree cannot be fetched now. Others do not wait for it. It waits until its
-/// KeyPackage ends, at the longest: then nothing opens it.
+/// Keeps a Welcome to a group for later: its tree cannot be fetched now, or this device was not told yet of all that are there.
+/// Others do not wait for it. It waits until its KeyPackage ends, at the longest: then nothing opens it.
 pub(crate) fn join_later(tx: &Tx<'_>, id: &GroupId, welcome: &Welcome) -> Result<()> {
     let sql = "SELECT attempts FROM welcomes WHERE welcome = ?1";
     let attempts: Option<u32> = tx.sql().query_row(sql, [welcome.as_bytes()], |row| row.get(0)).optional()?;
@@ -59,7 +59,7 @@ pub(crate) fn join_later(tx: &Tx<'_>, id: &GroupId, welcome: &Welcome) -> Result
     Ok(())
 }
 
-/// The Welcomes whose trees it is time to ask for again.
+/// The Welcomes that it is time to try again.
 pub(crate) fn late_welcomes(tx: &Tx<'_>) -> Result<Vec<Welcome>> {
     let mut statement =
         tx.sql().prepare_cached("SELECT welcome FROM welcomes WHERE due <= ?1 ORDER BY rowid")?;
@@ -74,10 +74,28 @@ pub(crate) fn join_at_last(
     welcome: &Welcome,
     tree: Option<&WelcomeTree>,
 ) -> Result<GroupId, Rejection> {
-    tx.sql().execute("DELETE FROM welcomes WHERE welcome = ?1", [welcome.as_bytes()])?;
-    let id = tx.attempt(|| join(tx, welcome, tree))?;
+    let joined = tx.attempt(|| join(tx, welcome, tree));
+    if let Err(Rejection::Strangers(id)) = &joined {
+        join_later(tx, id, welcome)?;
+    } else {
+        tx.sql().execute("DELETE FROM welcomes WHERE welcome = ?1", [welcome.as_bytes()])?;
+    }
+    let id = joined?;
     strayed::doubt(tx, &id)?;
     Ok(id)
+}
+
+/// Has the Welcomes to a group that wait be tried again at once: this device was told anew who is there.
+pub(super) fn try_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let sql = "UPDATE welcomes SET due = min(due, ?2) WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), integer(tx.now())])?;
+    Ok(())
+}
+
+/// Drops the Welcomes to a group that wait: this device is to stay out.
+pub(super) fn drop_late(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let dropped = tx.sql().execute("DELETE FROM welcomes WHERE group_id = ?1", [id.to_mls()])?;
+    if dropped == 0 { Ok(()) } else { forget_early(tx) }
 }
 
 /// Keeps a message of a group that this client is not in, if a Welcome to it waits. False if none does, or the group has no
@@ -148,7 +166,12 @@ pub(crate) fn tree_of_welcome(
 
 /// Lets a Welcome take effect. The tree, with the attributes of its leaves, is what the DS of the group has for it. Without that
 /// answer nobody is in the group, whatever the Welcome says: any member knows the id, and could make up another group of it that
-/// keeps this client out of the true one. Returns the group.
+/// keeps this client out of the true one. Nor does that answer count where this client is to come into the group by itself, and
+/// others are there than it was told of: the server may have made it up, with one of the KeyPackages that it has. Returns the
+/// group.
+///
+/// # Errors
+/// [`Rejection::Strangers`] for such a group: it is told of newcomers soon.
 pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -> Result<GroupId, Rejection> {
     let Some(tree) = tree else {
         return Err(Rejection::invalid("a Welcome is for a group whose server has no tree for it"));
@@ -177,13 +200,16 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
         .map_err(refused)?;
     let id = GroupId::from_mls(staged.group_context().group_id().as_slice())
         .map_err(|_| Rejection::invalid("a Welcome is for a group that is not Postern's"))?;
-    match GroupState::find(tx, &id) {
-        Ok(None) | Err(Error::NotMember) => {}
+    let attempt = match GroupState::find(tx, &id) {
+        Ok(None) | Err(Error::NotMember) => None,
         // Another device of ours was in before, and this one was on its way.
-        Ok(Some(mut group)) if record::is_entering(tx, &id)? => group.end(tx)?,
+        Ok(Some(mut group)) if record::is_entering(tx, &id)? => {
+            group.end(tx)?;
+            Some(group)
+        }
         Ok(Some(_)) => return Err(Rejection::invalid("a Welcome is for a group this client is in already")),
         Err(error) => return Err(error.into()),
-    }
+    };
     let leaf_key = staged
         .own_leaf_node()
         .and_then(|leaf| mls::public_key(leaf.signature_key().as_slice()))
@@ -192,11 +218,22 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
         return Err(Rejection::invalid("a Welcome is for a key we do not have"));
     };
     let mls = staged.into_group(tx).map_err(refused)?;
+    rules::check_members(mls.public_group()).map_err(Rejection::invalid)?;
     rules::policy(&mls).map_err(|_| Rejection::invalid("a group has no policy"))?;
+    let group = GroupState { id: id.clone(), leaf, mls };
     record::insert(tx, &id, "", &leaf_key)?;
-    record::set_arrived(tx, &id, mls.epoch().as_u64())?;
+    record::set_arrived(tx, &id, group.epoch())?;
     // A membership before this one may have shown who was in whose place.
-    places::catch_up(tx, &GroupState { id: id.clone(), leaf, mls }, &[])?;
+    places::catch_up(tx, &group, &[])?;
+    if let Some(told) = handover::kept_handover(tx, &id)? {
+        if let Some(key) = told.attributes_key {
+            record::keep_attributes_key(tx, &id, &key)?;
+        }
+        group.learn(tx, &tree.attributes)?;
+        if group.has_untold(tx, &told.roster, attempt.as_ref())? {
+            return Err(Rejection::Strangers(id));
+        }
+    }
     handover::drop_entry(tx, &id)?;
     attributes::keep(tx, &id, &tree.attributes)?;
     key_packages::used(tx, &leaf_key)?;

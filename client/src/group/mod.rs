@@ -43,8 +43,8 @@ pub(crate) use self::accounts::pass_time;
 pub(crate) use self::{
     accounts::{
         InVain, absent, asked_in_vain, forget_hint, give_profile_key, hints, not_seen_since, not_shown,
-        out_of_reach, reappeared, shows_name, still_there, tell_groups, tell_groups_of_end, was_renamed,
-        was_reset,
+        out_of_reach, reappeared, shows_name, still_there, tell_groups, tell_groups_of_end, users_of_members,
+        was_renamed, was_reset,
     },
     commit::{Invited, add_invited, add_invited_client, invited, why_not_added},
     evict::{evict, evicted, eviction_failed, evictions, next_eviction, remove_own_device},

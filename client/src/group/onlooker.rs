@@ -210,7 +210,8 @@ impl Onlooker {
     }
 
     /// The group as the DS showed it. `None` for one that does not verify: openmls refuses here, too, what a commit by which
-    /// this device comes back may have, a leaf whose KeyPackage has ended, as this device's clock has it.
+    /// this device comes back may have, a leaf whose KeyPackage has ended, as this device's clock has it. Nor is one looked at in
+    /// which a member's leaf cannot be read.
     fn shown(id: &GroupId, current: &CurrentGroup) -> Option<Self> {
         let provider = OpenMlsRustCrypto::default();
         let MlsMessageBodyIn::GroupInfo(info) = mls::parse(current.group_info.as_bytes())? else {
@@ -220,6 +221,7 @@ impl Onlooker {
         let (crypto, storage) = (provider.crypto(), provider.storage());
         let (group, _) =
             PublicGroup::from_external(crypto, storage, tree, info, ProposalStore::new()).ok()?;
+        rules::check_members(&group).ok()?;
         let trusted = leaves(&group).iter().map(place).collect();
         Some(Self { id: id.clone(), provider, group, trusted })
     }

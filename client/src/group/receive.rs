@@ -252,7 +252,7 @@ fn receive_content(
     if let Some(claim) = shown
         && let Some(user) = identity::confirmed(tx, &claim.client_key)?
     {
-        receive_profile(tx, &user, &message)?;
+        receive_profile(tx, &user, &claim.client_key, &message)?;
         if claim.user != user {
             accounts::hint(tx, &user, Some(&claim.user))?;
         } else if message.content == Content::Gone {
@@ -293,9 +293,15 @@ fn receive_content(
 
 /// Takes what a device of a user says of the user's profile: the key, if it was made by the time that the device knows of,
 /// and a hint that the AS has a later version.
-fn receive_profile(tx: &Tx<'_>, user: &UserName, message: &ApplicationMessage) -> Result<(), Rejection> {
+fn receive_profile(
+    tx: &Tx<'_>,
+    user: &UserName,
+    teller: &PublicKey,
+    message: &ApplicationMessage,
+) -> Result<(), Rejection> {
     let of_its_time = |key: &&SharedProfileKey| key.edition.is_by(&message.eid);
-    let mut is_news = profile::claimed(tx, user, message.eid.incarnation, message.profile_version)?;
+    let (incarnation, version) = (message.eid.incarnation, message.profile_version);
+    let mut is_news = profile::claimed(tx, user, teller, incarnation, version)?;
     if let Some(key) = message.profile_key.as_ref().filter(of_its_time) {
         // A user that not everybody can look up may be found with it.
         is_news |= profile::keep_key(tx, user, key, Source::User)?;

@@ -39,6 +39,7 @@ use crate::{
 };
 
 const UNEXPECTED: &str = "the group info or tree is malformed";
+const OLDER: &str = "the server shows it as it was before this device was told of it";
 
 /// How a group differs at the server from what this device knew of it.
 #[derive(Debug, Clone, Default)]
@@ -89,6 +90,11 @@ struct Before {
 }
 
 impl Before {
+    /// The members of a group as this device took it.
+    fn of(group: &GroupState) -> Result<Self> {
+        Ok(Self { leaves: rules::leaves(&group.mls), admins: group.admins()?, let_in: HashSet::new() })
+    }
+
     /// Adds what another device of this user told: the leaves and admins of which it knew, as far as they are there now.
     fn add_told(
         &mut self,
@@ -209,7 +215,8 @@ impl GroupState {
     /// told.
     ///
     /// # Errors
-    /// [`Error::Strangers`] where others are there than a person accepted.
+    /// [`Error::Strangers`] where others are there than a person accepted; [`Error::Mls`] where the DS shows an epoch before that
+    /// of which the other device told, or that of this device's own place: who was removed since would read on.
     pub(crate) fn enter(
         tx: &Tx<'_>,
         entry: &PendingEntry,
@@ -228,11 +235,12 @@ impl GroupState {
             Some(old) if !record::is_entering(tx, &id)? => Some(old.mls.own_leaf_index()),
             _ => None,
         };
-        let content = if moves { record::attributes(tx, &id)? } else { Vec::new() };
-        let mut before = Before::default();
-        if let Some(old) = &old {
-            before = Before { leaves: rules::leaves(&old.mls), admins: old.admins()?, ..before };
+        let own_epoch = old.as_ref().filter(|_| leaving.is_some()).map_or(0, Self::epoch);
+        if Self::epoch_of(current)? < handover.epoch.max(own_epoch) {
+            return Err(Error::mls("cannot come into the group")(OLDER));
         }
+        let content = if moves { record::attributes(tx, &id)? } else { Vec::new() };
+        let before = old.as_ref().map(Before::of).transpose()?.unwrap_or_default();
         let (leaf, user) = (SigningKey::generate(), handover.user_key());
         leaf::keep_key(tx, &leaf)?;
         leaf::keep_key(tx, &user)?;
@@ -263,14 +271,26 @@ impl GroupState {
         let group = Self { mls, id, leaf };
         places::catch_up(tx, &group, &places::leaves(&before.leaves))?;
         group.learn(tx, &current.attributes)?;
-        let (mut shown, own) = (rules::leaves(&group.mls), group.leaf.public_key());
-        shown.retain(|_, leaf| leaf.leaf_key != own);
-        before.add_told(&handover.roster, &group, &shown)?;
-        let differences = group.compare(tx, &before, &shown)?;
+        let differences = group.compare_with_told(tx, &handover.roster, before)?;
         if !differences.is_harmless() && !differences.is_within(accepted) {
             return Err(Error::Strangers(Box::new(differences)));
         }
         group.keep_entry(tx, submission, epoch)
+    }
+
+    /// Whether others are in this group, or are admins, than another device of this user told of: they are known besides whom the
+    /// last `attempt` of this device to come in took.
+    pub(super) fn has_untold(&self, tx: &Tx<'_>, roster: &Roster, attempt: Option<&Self>) -> Result<bool> {
+        let before = attempt.map(Before::of).transpose()?.unwrap_or_default();
+        Ok(!self.compare_with_told(tx, roster, before)?.is_harmless())
+    }
+
+    /// Compares the group, into which this device comes, with what another device of its user told, and with what it knew itself.
+    fn compare_with_told(&self, tx: &Tx<'_>, roster: &Roster, mut before: Before) -> Result<Differences> {
+        let (mut shown, own) = (rules::leaves(&self.mls), self.leaf.public_key());
+        shown.retain(|_, leaf| leaf.leaf_key != own);
+        before.add_told(roster, self, &shown)?;
+        self.compare(tx, &before, &shown)
     }
 
     /// The user's key that this device brings along when it comes back. The DS and the members let no leaf come back with an
@@ -483,6 +503,7 @@ impl Entry<'_> {
             .map_err(Error::mls(what))?
             .finalize(tx)
             .map_err(Error::mls(what))?;
+        rules::check_members(mls.public_group()).map_err(Error::mls(what))?;
         let state_key = rules::policy(&mls)?.state_key();
         if mls.group_id().as_slice() != id.to_mls() || state_key != self.state_key {
             return Err(unexpected());

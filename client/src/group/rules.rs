@@ -27,6 +27,7 @@ use crate::{
 };
 
 const NO_POLICY: &str = "the group has no policy";
+const UNREAD: &str = "a device has a leaf that the clients of Postern cannot read";
 
 /// The sender of a commit.
 pub(super) enum Committer<'a> {
@@ -59,6 +60,17 @@ impl Leaf {
         })
     }
 
+    /// The leaf of a member, or of a device that is to become one.
+    ///
+    /// # Errors
+    /// The server's fault, if it lets this pass: no comparison and no rule knows such a leaf, and whoever has it would be in the
+    /// group unseen.
+    pub(super) fn of_member(node: &LeafNode) -> Result<Self, &'static str> {
+        let user_key = node.extensions().unknown(USER_KEY);
+        let is_read = user_key.is_none_or(|it| UserKey::from_bytes(&it.0).is_ok());
+        Self::of(node).filter(|leaf| is_read && leaf.in_group().is_some()).ok_or(UNREAD)
+    }
+
     /// The leaf, as far as the rules depend on it that the server checks, too; `None` without an address.
     fn in_group(&self) -> Option<GroupLeaf> {
         let Self { leaf_key, pseudonym, user_key, .. } = *self;
@@ -78,7 +90,19 @@ pub(super) fn is_admin(policy: &GroupPolicy, credential: &Credential) -> bool {
     pseudonym(credential).is_some_and(|pseudonym| policy.admins.contains(&pseudonym))
 }
 
-/// All leaves of a group, by their indexes.
+/// Checks that this client reads the leaf of every member. It takes no other group, in whatever way it comes to it, and makes no
+/// commit in one.
+///
+/// # Errors
+/// The server's fault, if it shows such a group.
+pub(super) fn check_members(group: &PublicGroup) -> Result<(), &'static str> {
+    for member in group.members() {
+        Leaf::of_member(group.leaf(member.index).ok_or(UNREAD)?)?;
+    }
+    Ok(())
+}
+
+/// All leaves of a group, by their indexes: those of all members, in a group that [`check_members`] lets pass.
 pub(super) fn leaves(group: &MlsGroup) -> HashMap<u32, Leaf> {
     leaves_of(group.public_group())
 }
@@ -115,8 +139,8 @@ fn check_waiting<'a>(
     match (queued.sender(), queued.proposal()) {
         (Sender::Member(leaf), Proposal::Update(update)) => {
             check_new_leaf(group, *leaf, update.leaf_node())?;
-            let new = Leaf::of(update.leaf_node());
-            let (old, new) = (user_keys(leaves_of(group).values()), user_keys(&new));
+            let new = Leaf::of_member(update.leaf_node())?;
+            let (old, new) = (user_keys(leaves_of(group).values()), user_keys([&new]));
             check_generations(&old, &new, group.group_context().epoch().as_u64()).map_err(broken)?;
         }
         (Sender::Member(_), Proposal::SelfRemove) | (Sender::External(_), Proposal::Remove(_)) => {}
@@ -155,13 +179,14 @@ pub(super) fn check_commit(
     let before_policy = policy_in(group.group_context().extensions()).ok_or(NO_POLICY)?;
     let after_policy = policy_in(commit.group_context().extensions())
         .ok_or("the server let a member take the group's policy away")?;
+    check_members(group)?;
     let before = leaves_of(group);
     let mut after = before.clone();
     for queued in commit.queued_proposals() {
         check_right(&before_policy, &before, queued)?;
         if let (Sender::Member(leaf), Proposal::Update(update)) = (queued.sender(), queued.proposal()) {
             check_new_leaf(group, *leaf, update.leaf_node())?;
-            after.extend(Leaf::of(update.leaf_node()).map(|new| (leaf.u32(), new)));
+            after.insert(leaf.u32(), Leaf::of_member(update.leaf_node())?);
         }
     }
     check_newcomers(&before, commit)?;
@@ -169,19 +194,20 @@ pub(super) fn check_commit(
     let removed: HashSet<u32> = commit.queued_proposals().filter_map(removed_leaf).collect();
     after.retain(|leaf, _| !removed.contains(leaf));
     let added =
-        commit.add_proposals().filter_map(|add| Leaf::of(add.add_proposal().key_package().leaf_node()));
+        commit.add_proposals().map(|add| Leaf::of_member(add.add_proposal().key_package().leaf_node()));
+    let added = added.collect::<Result<Vec<_>, _>>()?;
     let mut after_all: Vec<Leaf> = Vec::new();
     let path = commit.update_path_leaf_node();
     let own = match by {
         Committer::Member(leaf) => {
             if let Some(path) = path {
                 check_new_leaf(group, *leaf, path)?;
-                after.extend(Leaf::of(path).map(|new| (leaf.u32(), new)));
+                after.insert(leaf.u32(), Leaf::of_member(path)?);
             }
             before.get(&leaf.u32()).ok_or("the server let a stranger commit")?.pseudonym
         }
         Committer::Joiner { signed, voucher } => {
-            let leaf = path.and_then(Leaf::of).ok_or("the server let somebody in that has no leaf")?;
+            let leaf = Leaf::of_member(path.ok_or("the server let somebody in that has no leaf")?)?;
             check_joiner(&before, commit, &leaf, signed, voucher)?;
             let pseudonym = leaf.pseudonym;
             after_all.push(leaf);

@@ -455,6 +455,12 @@ pub(super) fn has_client_of_another(
     Ok(false)
 }
 
+/// Whether lookups showed clients of a user. They showed none yet of one that another device of this user handed over.
+pub(super) fn has_clients(tx: &Tx<'_>, name: &UserName) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM identities WHERE user = ?1 AND pending = 0)";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([name.to_string()], |row| row.get(0))?)
+}
+
 /// Forgets which clients are whose in a domain: the next lookup of each user tells again.
 pub(super) fn doubt_all(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
     let sql = "DELETE FROM identities WHERE substr(user, instr(user, '@') + 1) = ?1";

@@ -297,10 +297,12 @@ fn take(
                 known::doubt(tx, name)?;
                 Event::IdentitySplit { user: name.clone() }.record(tx)?;
             }
+            // The profile of a user that another device of this user handed over is the first one, and no change.
+            let is_new = !known::has_clients(tx, name)? && profile::version(tx, name)? == 0;
             known::extend(tx, name, Which::Accepted, &kept(&shown), &shown.transcripts)?;
             known::keep_clients(tx, name, Which::Accepted, &clients(&shown))?;
             claims::check(tx, name)?;
-            see_profile(tx, name, &shown, false)?;
+            see_profile(tx, name, &shown, is_new)?;
             if let Some(account) = Account::find(tx)?.filter(|account| account.user == *name) {
                 eid::follow(tx, &account, &shown.commits)?;
             }
@@ -362,12 +364,14 @@ fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
     Event::Renamed { from: from.clone(), to: to.clone() }.record(tx)
 }
 
-/// Takes note of the profile of a user whose identity is accepted, and may be `new`.
+/// Takes note of the profile of a user whose identity is accepted, and may be `new`, or of its absence.
 fn see_profile(tx: &Tx<'_>, name: &UserName, shown: &Shown, is_new: bool) -> Result<()> {
-    let Some(signed) = &shown.profile else { return Ok(()) };
     let clients: Vec<PublicKey> =
         shown.leaves.iter().filter(|leaf| leaf.counts(&shown.names)).map(|leaf| leaf.client_key).collect();
-    profile::seen(tx, name, signed, &shown.founding.transcript, &clients, is_new)
+    if let Some(signed) = &shown.profile {
+        profile::seen(tx, name, signed, &shown.founding.transcript, &clients, is_new)?;
+    }
+    profile::check_claim(tx, name, &clients)
 }
 
 /// Tells which devices a user has more and less than before.

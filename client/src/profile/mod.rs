@@ -70,6 +70,12 @@ pub struct SharedProfileKey {
     pub key: ProfileKey,
 }
 
+/// What this device's user is told of an AS that does not show a version of a profile of which a device of its user told.
+pub(crate) const KEPT_BACK: &str = "the server keeps back a user's profile";
+/// Lookups that do not show such a version before that is told, of one that a message in a group told: the first may have been
+/// under way when the message came.
+const LOOKS: u32 = 2;
+
 /// The most keys of one user that others told which are kept, each by another of them: a lookup tries one after the other.
 const MOST_TOLD: usize = 4;
 
@@ -120,6 +126,10 @@ struct Kept {
     version: u64,
     /// The greatest version that a device of the user told.
     claimed: u64,
+    /// The client that told it, until a lookup shows it.
+    claimed_by: Option<PublicKey>,
+    /// Lookups since that did not show it, up to [`LOOKS`].
+    looks: u32,
 }
 
 impl SharedProfileKey {
@@ -255,8 +265,14 @@ pub(crate) fn forget_unnamed(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Notes the version of a user's profile that a device of the user told. Returns whether the AS has to be asked for it.
-pub(crate) fn claimed(tx: &Tx<'_>, user: &UserName, incarnation: u32, version: u64) -> Result<bool> {
+/// Notes the version of a user's profile that a client of the user told. Returns whether the AS has to be asked for it.
+pub(crate) fn claimed(
+    tx: &Tx<'_>,
+    user: &UserName,
+    teller: &PublicKey,
+    incarnation: u32,
+    version: u64,
+) -> Result<bool> {
     if is_own(tx, user)? {
         return Ok(false);
     }
@@ -265,8 +281,41 @@ pub(crate) fn claimed(tx: &Tx<'_>, user: &UserName, incarnation: u32, version: u
     if version <= kept.claimed.max(seen.map_or(0, |signed| signed.profile.version)) {
         return Ok(false);
     }
-    save(tx, user, &Kept { claimed: version, ..kept })?;
+    // A version of another incarnation is compared with none.
+    let known = identity::known(tx, user)?.map(|known| known.eid.incarnation);
+    let claimed_by = (known == Some(incarnation)).then_some(*teller);
+    save(tx, user, &Kept { claimed: version, claimed_by, looks: 0, ..kept })?;
     Ok(true)
+}
+
+/// Compares the version of a user's profile that a client told with what a lookup showed just now of the user, who has these
+/// clients. One that the second lookup does not show either is kept back, which is told once (AS-11). The word of a client that
+/// is the user's no more counts for nothing, and holds up no other's.
+pub(crate) fn check_claim(tx: &Tx<'_>, user: &UserName, clients: &[PublicKey]) -> Result<()> {
+    let kept = find(tx, user)?;
+    let Some(teller) = kept.claimed_by else { return Ok(()) };
+    if !clients.contains(&teller) {
+        return save(tx, user, &Kept { claimed: 0, claimed_by: None, looks: 0, ..kept });
+    }
+    let shown = kept.signed.as_ref().map_or(0, |signed| signed.profile.version);
+    if shown >= kept.claimed {
+        return save(tx, user, &Kept { claimed_by: None, looks: 0, ..kept });
+    }
+    if kept.looks == LOOKS {
+        return Ok(());
+    }
+    let looks = kept.looks + 1;
+    if looks == LOOKS {
+        Event::ignored(KEPT_BACK).record(tx)?;
+    }
+    save(tx, user, &Kept { looks, ..kept })
+}
+
+/// Whether a lookup did not show the version of a user's profile that a client told, and another one is to say whether the AS
+/// keeps it back.
+pub(crate) fn is_to_be_looked_for(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
+    let kept = find(tx, user)?;
+    Ok(kept.claimed_by.is_some() && kept.looks < LOOKS)
 }
 
 /// Forgets a user's profile, the key to it, and what was told of it, because a person accepted another identity of that
@@ -393,17 +442,20 @@ fn is_own(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
 }
 
 fn find(tx: &Tx<'_>, user: &UserName) -> Result<Kept> {
-    type Row = (Option<Vec<u8>>, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, u64, u64);
+    type Row =
+        (Option<Vec<u8>>, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, u64, (u64, Option<[u8; 32]>, u32));
     let row: Option<Row> = tx
         .sql()
         .prepare_cached(
-            "SELECT key, told, profile, for_contacts, version, claimed FROM profiles WHERE user = ?1",
+            "SELECT key, told, profile, for_contacts, version, claimed, claimed_by, looks
+               FROM profiles WHERE user = ?1",
         )?
         .query_row([user.to_string()], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            let claim = (row.get(5)?, row.get(6)?, row.get(7)?);
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, claim))
         })
         .optional()?;
-    let Some((key, told, signed, for_contacts, version, claimed)) = row else {
+    let Some((key, told, signed, for_contacts, version, (claimed, claimed_by, looks))) = row else {
         return Ok(Kept::default());
     };
     Ok(Kept {
@@ -413,13 +465,16 @@ fn find(tx: &Tx<'_>, user: &UserName) -> Result<Kept> {
         for_contacts: for_contacts.map(|content| decode(&content, "a profile")).transpose()?,
         version,
         claimed,
+        claimed_by: claimed_by.map(PublicKey::new),
+        looks,
     })
 }
 
 fn save(tx: &Tx<'_>, user: &UserName, kept: &Kept) -> Result<()> {
     tx.sql().execute(
-        "INSERT OR REPLACE INTO profiles (user, key, told, profile, for_contacts, version, claimed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT OR REPLACE INTO profiles
+                (user, key, told, profile, for_contacts, version, claimed, claimed_by, looks)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             user.to_string(),
             kept.key.as_ref().map(encode),
@@ -427,7 +482,9 @@ fn save(tx: &Tx<'_>, user: &UserName, kept: &Kept) -> Result<()> {
             kept.signed.as_ref().map(encode),
             kept.for_contacts.as_ref().map(encode),
             integer(kept.version),
-            integer(kept.claimed)
+            integer(kept.claimed),
+            kept.claimed_by.as_ref().map(PublicKey::as_bytes),
+            kept.looks
         ],
     )?;
     Ok(())

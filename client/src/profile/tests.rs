@@ -77,6 +77,26 @@ impl World {
         let events = self.store.read(crate::event::pending).unwrap();
         events.iter().filter(|(_, event)| matches!(event, Event::DisplayName { .. })).count()
     }
+
+    /// One of Bob's devices tells a version of his profile. Whether the AS is to be asked for it.
+    fn claims(&self, teller: &SigningKey, version: u64) -> bool {
+        let teller = teller.public_key();
+        self.store.write(|tx| claimed(tx, &self.bob, &teller, 0, version)).unwrap()
+    }
+
+    /// A lookup shows a profile of Bob, or none. Whether there is to be another one, and how often something was told to be kept
+    /// back by now.
+    fn looks(&self, shown: Option<&SignedProfile>) -> (bool, usize) {
+        if let Some(shown) = shown {
+            self.see(shown, 0);
+        }
+        let clients = [self.phone.public_key()];
+        self.store.write(|tx| check_claim(tx, &self.bob, &clients)).unwrap();
+        let again = self.store.read(|tx| is_to_be_looked_for(tx, &self.bob)).unwrap();
+        let events = self.store.read(crate::event::pending).unwrap();
+        let is_told = |event: &Event| matches!(event, Event::Ignored { reason } if reason == KEPT_BACK);
+        (again, events.iter().filter(|(_, event)| is_told(event)).count())
+    }
 }
 
 #[test]
@@ -230,9 +250,46 @@ fn the_name_for_contacts_is_shown_once_there_is_a_key_and_stays_while_another_ke
 fn a_later_version_that_a_device_tells_is_asked_for_once() {
     let world = World::new();
     world.see(&world.signed(0, 3, "Bob"), 0);
-    let is_asked = |version| world.store.write(|tx| claimed(tx, &world.bob, 0, version)).unwrap();
+    let is_asked = |version| world.claims(&world.phone, version);
     assert!(!is_asked(3), "it was seen");
     assert!(is_asked(4));
     assert!(!is_asked(4));
     assert!(is_asked(5));
+}
+
+#[test]
+fn a_version_that_two_lookups_do_not_show_is_kept_back_and_that_is_told_once() {
+    let world = World::new();
+    let (old, new) = (world.signed(0, 3, "Bob"), world.signed(0, 4, "Robert"));
+    assert_eq!(world.looks(Some(&old)), (false, 0), "nobody told of another");
+    assert!(world.claims(&world.phone, 4));
+    assert_eq!(world.looks(Some(&old)), (true, 0), "it may have been under way");
+    for _ in 0..3 {
+        assert_eq!(world.looks(Some(&old)), (false, 1));
+        assert!(!world.claims(&world.phone, 4));
+    }
+    assert_eq!(world.looks(Some(&new)), (false, 1));
+    // What the second lookup shows is kept back by nobody.
+    assert!(world.claims(&world.phone, 5));
+    assert_eq!(world.looks(Some(&new)), (true, 1));
+    assert_eq!(world.looks(Some(&world.signed(0, 5, "Rob"))), (false, 1));
+    // An AS that shows none at all, and one that shows what nobody signed, keep it back, too.
+    assert!(world.claims(&world.phone, 6));
+    let theirs = world.signed(0, 6, "Mallory").profile;
+    let forged = SignedProfile::sign(&world.founding, theirs, &SigningKey::generate());
+    assert_eq!(world.looks(None), (true, 1));
+    assert_eq!(world.looks(Some(&forged)), (false, 2));
+}
+
+#[test]
+fn what_a_device_told_that_was_removed_since_is_kept_back_by_nobody() {
+    let world = World::new();
+    let (bob, tablet) = (world.signed(0, 3, "Bob"), SigningKey::generate());
+    world.see(&bob, 0);
+    assert!(world.claims(&tablet, u64::MAX >> 1));
+    assert!(!world.claims(&world.phone, 4), "the AS is to be asked already");
+    for _ in 0..3 {
+        assert_eq!(world.looks(Some(&bob)), (false, 0));
+    }
+    assert!(world.claims(&world.phone, 4), "it holds up no other's");
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc};
 
 use postern_client::{
-    Client, ClientBuilder, DeviceState, Error, Event, LinkCode, LinkError, Options, api::Http,
+    Client, ClientBuilder, DeviceState, Error, Event, LinkCode, LinkError, Options, ProfileChange, api::Http,
 };
 use postern_protocol::{
     Payload, PublicKey,
@@ -114,6 +114,38 @@ async fn the_code_makes_a_device_of_the_user_that_contacts_find_and_add() {
     let [added, linked] = link(&world, &laptop, LinkCode::clone, "tablet").await;
     assert_eq!(added.unwrap(), linked.unwrap());
     assert_eq!(devices(&alice, &bob).await, 3);
+}
+
+#[tokio::test]
+async fn a_new_device_goes_on_from_what_the_old_one_saw_of_members_that_are_no_contacts() {
+    let world = World::builder().start().await;
+    let (alice, bob, group) = world.friends(["alice", "bob"], "climbing").await;
+    let named = ProfileChange { display_name: Some("Robert".to_owned()), ..ProfileChange::default() };
+    bob.change_profile(&named).await.unwrap();
+    let carol = world.person("carol").await;
+    befriend(&alice, &carol, &group).await;
+    joined(&carol, 1).await;
+    bob.group_with_id(&group).send("hello").await.unwrap();
+    let said = |event: &Event| matches!(event, Event::Message { text, .. } if text == "hello");
+    let events = carol.sync_until(PATIENCE, said).await.unwrap();
+    assert!(events.iter().any(said), "{events:?}");
+    carol.receive(Duration::ZERO).await.unwrap();
+    assert!(carol.contacts().unwrap().iter().all(|contact| contact.user != *bob.user()));
+
+    let tablet = builder(&world, world.server().url(), "tablet");
+    let request = tablet.request_link(carol.user()).unwrap();
+    let grant = carol.approve_link(&request).await.unwrap();
+    let seen = carol.known(bob.user()).unwrap().expect("she looked him up");
+    // His identity goes on before her new device asks for it.
+    let phone = world.device(&bob, "phone").await;
+    let tablet = tablet.complete_link(&grant).await.unwrap();
+    assert_eq!(tablet.known(bob.user()).unwrap(), Some(seen));
+    tablet.look_up(bob.user()).await.unwrap();
+    assert_eq!(tablet.profile(bob.user()).unwrap().display_name, "Robert");
+    let events = tablet.sync(Duration::ZERO).await.unwrap();
+    let added = Event::DeviceAdded { user: bob.user().clone(), device: phone.client_key() };
+    assert!(events.contains(&added), "{events:?}");
+    assert!(!events.iter().any(|event| matches!(event, Event::DisplayName { .. })), "{events:?}");
 }
 
 #[tokio::test]

@@ -171,6 +171,49 @@ async fn members_see_the_part_for_contacts_and_are_told_a_changed_name_as_that_a
 }
 
 #[tokio::test]
+async fn a_version_that_the_server_keeps_back_from_members_is_told_once() {
+    let world = World::builder().pushing().start().await;
+    let ([_alice, bob, carol], group) = group_of(&world, ["alice", "bob", "carol"]).await;
+    bob.change_profile(&named("Bob")).await.unwrap();
+    bob.group_with_id(&group).send("hello").await.unwrap();
+    hears(&carol, "hello").await;
+    sync(&carol).await;
+    assert_eq!(carol.profile(bob.user()).unwrap().display_name, "Bob");
+
+    let keep = async |name: &str| {
+        let sql = format!("CREATE TABLE {name} AS SELECT profile FROM auth.profiles");
+        world.admin.batch_execute(&sql).await.unwrap();
+    };
+    let show = async |name: &str| {
+        let sql = format!("UPDATE auth.profiles p SET profile = kept.profile FROM {name} kept");
+        world.admin.batch_execute(&sql).await.unwrap();
+    };
+    keep("earlier").await;
+    bob.change_profile(&named("Robert")).await.unwrap();
+    keep("later").await;
+    show("earlier").await;
+    // The message of the change comes before this one.
+    bob.group_with_id(&group).send("it is me").await.unwrap();
+    let said = |event: &Event| matches!(event, Event::Message { text, .. } if text == "it is me");
+    let mut told = carol.sync_until(PATIENCE, said).await.unwrap();
+    assert!(told.iter().any(said), "{told:?}");
+    told.extend(sync(&carol).await);
+    for _ in 0..3 {
+        carol.look_up(bob.user()).await.unwrap();
+        told.extend(sync(&carol).await);
+    }
+    let is_told = |event: &Event| matches!(event, Event::Ignored { reason } if reason.contains("keeps back"));
+    assert_eq!(told.iter().filter(|event| is_told(event)).count(), 1, "{told:?}");
+    assert_eq!(carol.profile(bob.user()).unwrap().display_name, "Bob");
+    show("later").await;
+    carol.look_up(bob.user()).await.unwrap();
+    let told = sync(&carol).await;
+    let display_name = "Robert".to_owned();
+    assert!(told.contains(&Event::DisplayName { user: bob.user().clone(), display_name }), "{told:?}");
+    assert!(!told.iter().any(is_told), "{told:?}");
+}
+
+#[tokio::test]
 async fn contacts_and_members_find_a_user_that_strangers_do_not_also_under_the_next_key() {
     let world = World::builder().pushing().start().await;
     let ([alice, bob, carol], group) = group_of(&world, ["alice", "bob", "carol"]).await;

@@ -1,13 +1,18 @@
 //! A further device of a member, and a server that shows it a group in which are others than the device was told of.
 
 use openmls::prelude::{Extension, UnknownExtension};
-use postern_protocol::mls::GROUP_POLICY;
+use postern_protocol::{
+    mls::GROUP_POLICY,
+    qs::{QueueKind, QueuePayload},
+};
 
 use super::{
+    super::{join_at_last, late_welcomes},
     devices::{bring_in, device_apart, device_of, keep_own_devices},
-    rights::haunted,
+    rights::{haunted, haunted_unread},
     *,
 };
+use crate::receive::{Tree, take_effect};
 
 /// A device tries to come into what another one handed over, as the server shows it.
 fn comes_in(device: &Person, id: &GroupId, shown: &CurrentGroup, accepted: &Differences) -> Result<()> {
@@ -67,28 +72,152 @@ fn a_device_that_moves_into_its_users_place_takes_no_ghost_either() {
     alice.receive(&tablet.say(&id, "still here")).unwrap();
 }
 
-/// The server knows the group's id and policy, and makes a group of its own with them.
 #[test]
-fn a_further_device_does_not_come_into_a_group_that_the_server_made_up() {
+fn a_further_device_comes_into_no_group_with_a_member_that_it_cannot_read() {
     let issuer = SigningKey::generate();
-    let ([_, bob, _], id) = three(&issuer);
-    let eve = person("eve", &issuer);
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let apart = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
+    let (tablet, groups) = (device_of(&bob, &issuer), bob.store.read(handover).unwrap());
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    let entry = handover::PendingEntry { handover: groups[0].clone(), delivery: delivery() };
+    for has_pseudonym in [false, true] {
+        let shown = haunted_unread(&mallory, &id, has_pseudonym);
+        let refused = comes_in(&tablet, &id, &shown, &Differences::default()).unwrap_err();
+        assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+        assert!(tablet.outstanding(&id).is_none(), "nothing was changed");
+        let moves = |tx: &Tx<'_>| GroupState::enter(tx, &entry, &shown, &Differences::default());
+        let refused = apart.store.write(moves).unwrap_err();
+        assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+        assert_eq!(apart.members(&id).len(), 4, "it is where it was");
+    }
+}
+
+/// The server, as Eve, knows the group's id and policy, and makes a group of its own with them.
+fn made_up(id: &GroupId, member: &Person, issuer: &SigningKey) -> Person {
+    let eve = person("eve", issuer);
     let reserved = GroupIdReserved { group_id: id.clone(), server_key: SigningKey::generate().public_key() };
     eve.store.write(|tx| GroupState::create(tx, &reserved, "climbing", &delivery()).map(drop)).unwrap();
-    eve.confirm(&id);
-    let policy = bob.store.read(|tx| rules::policy(&GroupState::load(tx, &id)?.mls)).unwrap();
-    eve.commit_freely(&id, |_, group| {
+    eve.confirm(id);
+    let policy = member.store.read(|tx| rules::policy(&GroupState::load(tx, id)?.mls)).unwrap();
+    eve.commit_freely(id, |_, group| {
         let mut context = group.mls.extensions().clone();
         let extension = Extension::Unknown(GROUP_POLICY, UnknownExtension(policy.to_bytes()));
         context.add_or_replace(extension).unwrap();
         Free { context: Some(context), ..Free::default() }
     });
+    eve
+}
+
+#[test]
+fn a_further_device_does_not_come_into_a_group_that_the_server_made_up() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], id) = three(&issuer);
+    let eve = made_up(&id, &bob, &issuer);
     let tablet = device_of(&bob, &issuer);
     let groups = bob.store.read(handover).unwrap();
     tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
     let differences = strangers_to(&tablet, &id, &eve.shown(&id));
     let strangers: Vec<_> = differences.strangers.iter().map(|member| member.leaf_key).collect();
     assert_eq!(strangers, [eve.leaf(&id)]);
+}
+
+/// A Welcome comes to a device, and this is the tree that the DS has for it.
+fn takes_welcome(device: &Person, welcome: &Welcome, tree: WelcomeTree) {
+    let (payload, options) = (QueuePayload::Welcome(welcome.clone()), Options::default());
+    let tree = Tree::Fetched(tree);
+    let take = |tx: &Tx<'_>| take_effect(tx, &options, QueueKind::Group, &payload, Some(&tree));
+    device.store.write(|tx| Ok(told(tx.attempt(|| take(tx))))).unwrap().unwrap();
+}
+
+fn is_in(device: &Person, id: &GroupId) -> bool {
+    device.store.read(|tx| GroupState::load(tx, id).map(drop)).is_ok()
+}
+
+/// How many Welcomes wait at a device.
+fn waiting(device: &Person) -> i64 {
+    let sql = "SELECT count(*) FROM welcomes";
+    device.store.read(|tx| Ok(tx.sql().query_row(sql, [], |row| row.get(0))?)).unwrap()
+}
+
+/// The server has a KeyPackage of the device's.
+#[test]
+fn a_further_device_does_not_join_a_group_that_the_server_made_up_either() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let eve = made_up(&id, &bob, &issuer);
+    // One with all members in it, and a ghost.
+    let copy = mallory.copy();
+    copy.add_freely(&id, &person("ghost", &issuer).offer_to(&copy));
+    let groups = bob.store.read(handover).unwrap();
+    for maker in [&eve, &copy] {
+        let tablet = device_of(&bob, &issuer);
+        tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+        let welcome = maker.add_freely(&id, &tablet.offer_to(maker));
+        takes_welcome(&tablet, &welcome, maker.tree(&id));
+        assert!(!is_in(&tablet, &id));
+        assert!(matches!(&tablet.events()[..], [Event::Ignored { .. }]));
+        let again = |tx: &Tx<'_>| Ok(join_at_last(tx, &welcome, Some(&maker.tree(&id))).is_err());
+        assert!(tablet.store.write(again).unwrap());
+        assert!(!is_in(&tablet, &id));
+        // The true one it comes into, and no other any more.
+        comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+        tablet.confirm(&id);
+        assert!(tablet.store.write(again).unwrap());
+        assert_eq!((tablet.members(&id).len(), waiting(&tablet)), (4, 0));
+    }
+}
+
+#[test]
+fn a_device_whose_user_has_it_stay_out_does_not_join_later_by_a_welcome_that_waited() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], id) = three(&issuer);
+    let (eve, tablet) = (made_up(&id, &bob, &issuer), device_of(&bob, &issuer));
+    let groups = bob.store.read(handover).unwrap();
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    let welcome = eve.add_freely(&id, &tablet.offer_to(&eve));
+    takes_welcome(&tablet, &welcome, eve.tree(&id));
+    assert_eq!(waiting(&tablet), 1);
+    assert!(tablet.store.write(|tx| crate::group::stay_out(tx, &id)).unwrap());
+    assert_eq!(waiting(&tablet), 0);
+}
+
+#[test]
+fn a_device_that_is_to_come_in_joins_by_a_welcome_once_it_was_told_of_all_that_are_there() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let groups = bob.store.read(handover).unwrap();
+    // An admin adds the tablet, and nobody came meanwhile.
+    let tablet = device_of(&bob, &issuer);
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    let addition = alice.add(&id, &[&tablet]);
+    for other in [&bob, &mallory] {
+        other.receive(&addition).unwrap();
+    }
+    assert!(tablet.store.write(|tx| entry(tx, &id)).unwrap().is_none(), "it is in");
+
+    // To the laptop, the tablet and Carol are news.
+    let laptop = device_of(&bob, &issuer);
+    laptop.store.write(|tx| take_over(tx, &groups)).unwrap();
+    bob.receive(&alice.add(&id, &[&person("carol", &issuer)])).unwrap();
+    let addition = alice.stage(&id, &Change::Add(vec![laptop.offer_to(&alice)]));
+    alice.confirm(&id);
+    bob.receive(&addition.message).unwrap();
+    let welcome = addition.welcome.unwrap();
+    takes_welcome(&laptop, &welcome, alice.tree(&id));
+    assert!(!is_in(&laptop, &id));
+    assert_eq!(waiting(&laptop), 1);
+    laptop.receive(&alice.say(&id, "to all")).unwrap();
+    // Bob's phone tells of them.
+    let groups = bob.store.read(handover).unwrap();
+    laptop.store.write(|tx| take_over(tx, &groups)).unwrap();
+    assert_eq!(laptop.store.read(late_welcomes).unwrap(), std::slice::from_ref(&welcome));
+    let joins = |tx: &Tx<'_>| Ok(join_at_last(tx, &welcome, Some(&alice.tree(&id))).is_ok());
+    assert!(laptop.store.write(joins).unwrap());
+    assert_eq!((laptop.members(&id).len(), waiting(&laptop)), (6, 0));
+    for message in laptop.store.write(|tx| crate::group::take_early(tx, &id)).unwrap() {
+        laptop.receive(&message).unwrap();
+    }
+    assert_eq!(laptop.texts(), ["to all"]);
 }
 
 #[test]
@@ -118,6 +247,97 @@ fn a_device_on_its_way_is_told_of_members_that_came_meanwhile() {
     let [(told, group)] = &found[..] else { panic!("{} devices are to be told", found.len()) };
     assert_eq!(*told, client_key);
     tablet.store.write(|tx| take_over(tx, std::slice::from_ref(group))).unwrap();
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+    alice.receive(&tablet.outstanding(&id).unwrap().message).unwrap();
+}
+
+#[test]
+fn a_device_on_its_way_is_told_of_members_that_went_meanwhile() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    keep_own_devices(&bob, &[&tablet]);
+    let client_key = tablet.account().client_key().public_key();
+    let groups = bob.store.read(handover).unwrap();
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
+    let before = mallory.shown(&id);
+    let removal = alice.stage(&id, &Change::Remove(vec![mallory.leaf(&id)])).message;
+    alice.confirm(&id);
+    bob.receive(&removal).unwrap();
+    let found = bob.store.read(crate::group::to_tell).unwrap();
+    let [(told, group)] = &found[..] else { panic!("{} devices are to be told", found.len()) };
+    assert_eq!(*told, client_key);
+    tablet.store.write(|tx| take_over(tx, std::slice::from_ref(group))).unwrap();
+    // The server shows the group with Mallory in it, as it was.
+    let refused = comes_in(&tablet, &id, &before, &Differences::default()).unwrap_err();
+    assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+}
+
+#[test]
+fn a_device_comes_into_no_group_that_is_older_than_what_it_was_told_of() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let apart = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
+    let (older, older_groups) = (alice.shown(&id), bob.store.read(handover).unwrap());
+    let entry = handover::PendingEntry { handover: older_groups[0].clone(), delivery: delivery() };
+    let update = alice.stage(&id, &Change::Update).message;
+    alice.confirm(&id);
+    for other in [&bob, &mallory, &apart] {
+        other.receive(&update).unwrap();
+    }
+    let groups = bob.store.read(handover).unwrap();
+    let told = || {
+        let tablet = device_of(&bob, &issuer);
+        tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+        tablet
+    };
+    let refuses = |device: &Person| {
+        let refused = comes_in(device, &id, &older, &Differences::default()).unwrap_err();
+        assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+        assert!(refused.is_final() && device.outstanding(&id).is_none(), "nothing was changed");
+    };
+    // All leaves are known, and somebody who was there then may have its secrets.
+    let tablet = told();
+    refuses(&tablet);
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+
+    // The server was restored, as another device tells that came back there.
+    let tablet = told();
+    refuses(&tablet);
+    tablet.store.write(|tx| crate::group::entry_failed(tx, &id)).unwrap();
+    tablet.store.write(|tx| take_over(tx, &older_groups)).unwrap();
+    comes_in(&tablet, &id, &older, &Differences::default()).unwrap();
+
+    // One that is in a place of its own knows how far the group is.
+    let moves = |shown: &CurrentGroup| {
+        let enters = |tx: &Tx<'_>| GroupState::enter(tx, &entry, shown, &Differences::default());
+        apart.store.trial(enters)
+    };
+    let refused = moves(&older).unwrap_err();
+    assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+    moves(&alice.shown(&id)).unwrap();
+}
+
+/// A member that commits after the group was handed over changes nothing about who comes in.
+#[test]
+fn a_device_that_was_told_of_an_older_epoch_comes_into_the_group_as_it_is() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let (tablet, groups) = (device_of(&bob, &issuer), bob.store.read(handover).unwrap());
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    for _ in 0..3 {
+        let update = alice.stage(&id, &Change::Update).message;
+        alice.confirm(&id);
+        for other in [&bob, &mallory] {
+            other.receive(&update).unwrap();
+        }
+    }
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+    // Its commit came too late, and the answer to it was lost.
+    let update = mallory.stage(&id, &Change::Update).message;
+    alice.receive(&update).unwrap();
     comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
     alice.receive(&tablet.outstanding(&id).unwrap().message).unwrap();
 }

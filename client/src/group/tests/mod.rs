@@ -278,6 +278,23 @@ impl Person {
             .unwrap()
     }
 
+    /// Adds the owner of a KeyPackage by a commit in which no rule of ours has a say; its maker applies it. The Welcome.
+    fn add_freely(&self, id: &GroupId, leaf_key: &PublicKey) -> Welcome {
+        self.store
+            .write(|tx| {
+                let mut group = GroupState::load(tx, id)?;
+                let signer = LeafSigner(&group.leaf);
+                let added = crate::key_packages::reserve_key_package(tx, id, leaf_key)?;
+                let builder = group.mls.commit_builder().propose_adds([added]);
+                let staged = builder.load_psks(tx.storage()).unwrap().use_ratchet_tree_extension(false);
+                let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
+                let (_, welcome, _) = built.stage_commit(tx).unwrap().into_messages();
+                group.mls.merge_pending_commit(tx).unwrap();
+                Ok(Welcome::new(mls::message_bytes(&welcome.unwrap())?))
+            })
+            .unwrap()
+    }
+
     fn events(&self) -> Vec<Event> {
         self.store
             .write(|tx| {
@@ -370,6 +387,7 @@ fn told(result: Result<(), Rejection>) -> Result<(), String> {
         Rejection::Invalid(reason) | Rejection::Stray { reason, .. } | Rejection::Doubt { reason, .. } => {
             reason
         }
+        Rejection::Strangers(_) => "strangers".to_owned(),
         Rejection::Unread => "unread".to_owned(),
         Rejection::Fault(error) => panic!("{error}"),
     })

@@ -594,6 +594,25 @@ async fn an_as_that_is_out_of_reach_is_asked_ever_more_seldom_and_ends_no_hint()
 }
 
 #[test]
+fn of_members_that_were_looked_up_those_come_first_that_are_in_the_most_groups() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], _) = three(&issuer);
+    let other = alice.create();
+    alice.add(&other, &[&mallory]);
+    let looked_up = |tx: &Tx<'_>| {
+        let nobody: UserName = "aaron@example.org".parse().unwrap();
+        [&bob.user, &mallory.user, &nobody].into_iter().for_each(|user| keep_identity(tx, user));
+        Ok(())
+    };
+    alice.store.write(looked_up).unwrap();
+    let users = || alice.store.read(crate::group::users_of_members).unwrap();
+    assert_eq!(users(), [mallory.user.clone(), bob.user.clone()]);
+    // Which of them is whose device no lookup shows any more: they are members all the same.
+    alice.store.write(|tx| Ok(tx.sql().execute("DELETE FROM identities", [])?)).unwrap();
+    assert_eq!(users(), [bob.user.clone(), mallory.user.clone()]);
+}
+
+#[test]
 fn a_card_tells_how_far_its_users_identity_has_come_once_the_client_is_confirmed() {
     let Trio { alice, bob, carol, id, .. } = Trio::with_bob();
     alice.store.write(|tx| introduce(tx, &GroupState::load(tx, &id)?)).unwrap();

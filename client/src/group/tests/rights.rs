@@ -1,5 +1,7 @@
 //! Rights: admins, proposals, and strangers that a server shows.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::{
     group::{add_invited, add_invited_client, strayed},
@@ -213,6 +215,72 @@ pub(super) fn haunted(mallory: &Person, id: &GroupId, ghost: Option<&Person>, ad
         ..Free::default()
     });
     copy.shown(id)
+}
+
+/// A device of which no comparison knows: its credential has no pseudonym, or its leaf no address.
+fn unread_device(tx: &Tx<'_>, has_pseudonym: bool) -> KeyPackage {
+    let (key, user_key) = (SigningKey::generate(), leaf::new_user_key(tx, 0).unwrap());
+    let mut builder = KeyPackage::builder()
+        .key_package_lifetime(mls::lifetime())
+        .leaf_node_capabilities(mls::capabilities());
+    if !has_pseudonym {
+        builder = builder.leaf_node_extensions(leaf::extensions(&delivery(), &user_key).unwrap());
+    }
+    let identity = vec![7; if has_pseudonym { 16 } else { 15 }];
+    let credential = mls::credential(identity, key.public_key());
+    builder.build(CIPHERSUITE, tx, &LeafSigner(&key), credential).unwrap().key_package().clone()
+}
+
+/// A commit that adds such a device; its maker applies it.
+pub(super) fn add_unread(by: &Person, id: &GroupId, has_pseudonym: bool) -> MlsMessage {
+    by.commit_freely(id, |tx, _| Free { added: Some(unread_device(tx, has_pseudonym)), ..Free::default() })
+}
+
+/// The group as a server shows it that has Mallory's word that such a device was added.
+pub(super) fn haunted_unread(mallory: &Person, id: &GroupId, has_pseudonym: bool) -> CurrentGroup {
+    let copy = mallory.copy();
+    add_unread(&copy, id, has_pseudonym);
+    copy.shown(id)
+}
+
+#[test]
+fn nobody_comes_back_into_a_group_with_a_member_that_cannot_be_read_nor_follows_it_nor_commits_to_it() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    for has_pseudonym in [false, true] {
+        let (alice, bob) = (alice.copy(), bob.copy());
+        let shown = haunted_unread(&mallory, &id, has_pseudonym);
+        let refused = bob.rejoin(&id, &shown, &Differences::default()).unwrap_err();
+        assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+        assert!(bob.outstanding(&id).is_none(), "nothing was changed");
+        let seen = bob.store.write(|tx| {
+            onlooker::start_from(tx, &id, &shown, None, &HashMap::new())?;
+            onlooker::Onlooker::of(tx, &id)
+        });
+        assert_eq!(seen.unwrap().map(|seen| seen.epoch()), Some(bob.epoch(&id)), "nobody looks on, either");
+
+        let addition = add_unread(&alice, &id, has_pseudonym);
+        let refused = bob.receive(&addition).unwrap_err();
+        assert!(refused.contains(if has_pseudonym { "cannot read" } else { "pseudonym" }), "{refused}");
+        assert_eq!(bob.epoch(&id) + 1, alice.epoch(&id), "a refused commit leaves no trace");
+        let staged = alice.store.write(|tx| GroupState::load(tx, &id)?.stage_commit(tx, &Change::Update));
+        assert!(matches!(staged, Err(Error::Mls { .. })), "{staged:?}");
+    }
+}
+
+#[test]
+fn nobody_joins_a_group_with_a_member_that_cannot_be_read() {
+    let Trio { alice, bob, id, .. } = Trio::alone();
+    for has_pseudonym in [false, true] {
+        let copy = alice.copy();
+        add_unread(&copy, &id, has_pseudonym);
+        let leaf_key = bob.offer_to(&copy);
+        let welcome = copy.add_freely(&id, &leaf_key);
+        let refused = bob.join(&welcome, Some(&copy.tree(&id))).unwrap_err();
+        assert!(refused.contains("cannot read"), "{refused}");
+    }
+    alice.add(&id, &[&bob]);
+    bob.receive(&alice.say(&id, "just us")).unwrap();
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! Lookups: what the AS shows of the present is verified, and what is forged is refused.
 
+use postern_protocol::{
+    Payload,
+    profile::{Profile, SignedProfile},
+};
+
 use super::*;
 
 #[tokio::test]
@@ -128,6 +133,36 @@ async fn a_ghost_that_enters_by_itself_is_found() {
     assert_eq!(refusal(&server, &bob).await, IdentityError::Split);
     assert!(!is_confirmed(&bob, &ghost));
     assert_eq!(splits(&bob), 1);
+}
+
+#[tokio::test]
+async fn a_new_device_goes_on_from_what_another_one_of_its_user_saw() {
+    let (phone, mut server, bob) = world();
+    let profile = Profile {
+        incarnation: 0,
+        version: 1,
+        discoverable: true,
+        display_name: "Alice".to_owned(),
+        text: String::new(),
+        picture: None,
+        sealed: Payload::default(),
+    };
+    let signed = SignedProfile::sign(&server.log.current.founding, profile, &phone.key());
+    server.lie(move |record| record.profile = Some(signed.clone()));
+    sees(&server, &bob).await.unwrap();
+    let pins = bob.write(|tx| handover::pins(tx, Vec::new(), &[alice()]));
+    let [laptop, tablet] = [(); 2].map(|()| Device::new(&bob.account.user));
+    for device in [&laptop, &tablet] {
+        device.write(|tx| handover::take_over_pins(tx, pins.clone()));
+    }
+    server.asked.lock().unwrap().clear();
+    assert_eq!(sees(&server, &laptop).await.unwrap(), [phone.public_key()]);
+    assert_eq!(*server.asked.lock().unwrap(), [Some((0, 0))]);
+    assert_eq!(laptop.events(), [], "a profile is no news for that");
+    // The AS shows the other one a ghost that came later.
+    let ghost = enters_by_itself(&mut server);
+    assert_eq!(refusal(&server, &tablet).await, IdentityError::Split);
+    assert!(!is_confirmed(&tablet, &ghost));
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ use super::{
     audit::audit,
     claims,
     eid::{self, Change, EidWelcome},
-    hidden,
+    handover, hidden,
     known::{self, Which, compare, confirmed, is_device, own_state, set_verified},
     lookup::{self, Records, accept_reset, look_up},
     public_eid::PublicEid,

@@ -25,8 +25,8 @@ CREATE TABLE groups (
     arrived INTEGER NOT NULL DEFAULT 0  -- epoch: all that the DS took before it began has come here
 ) STRICT;
 
--- Welcomes to groups of other domains whose DS could not be asked for the tree. Those that the DS has no tree for any
--- more are dropped.
+-- Welcomes to groups of other domains whose DS could not be asked for the tree, and those to groups with others than this
+-- device was told of, which is to come in by itself. Those that the DS has no tree for any more are dropped.
 CREATE TABLE welcomes (
     welcome BLOB PRIMARY KEY,
     group_id BLOB NOT NULL,             -- the MLS group id

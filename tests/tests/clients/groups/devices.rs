@@ -78,6 +78,11 @@ async fn a_ghost_in_what_a_server_shows_of_a_group_does_not_come_in_with_a_furth
     assert_eq!(line.mend(), 1);
     assert!(tablet.group_with_id(&group).epoch().is_err(), "it is not in");
     assert_eq!(*tablet.group("three").unwrap().id(), group, "its user can accept them");
+    let shown = carol.group_with_id(&group).with_unread_ghost().unwrap();
+    line.answer("/group-info", 1, &answer(&Encoding::Cbor.encode(&shown)));
+    let refused = tablet.group_with_id(&group).rejoin().await;
+    assert!(matches!(refused, Err(Error::Mls { .. })), "no client reads it: {refused:?}");
+    assert_eq!(line.mend(), 1);
 
     // The person did not accept it, and the server shows the truth.
     joined(&tablet, 1).await;

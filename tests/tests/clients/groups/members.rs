@@ -114,6 +114,12 @@ async fn a_ghost_in_what_a_server_shows_of_a_group_does_not_come_in_unseen() {
     let strangers: Vec<_> = differences.strangers.iter().map(ToString::to_string).collect();
     assert_eq!(strangers.len(), 1, "{strangers:?}");
     assert_eq!(line.mend(), 1);
+    // One that no client reads is in no list of strangers that a person could accept.
+    let shown = mallory.group_with_id(&group).with_unread_ghost().unwrap();
+    line.answer("/group-info", 1, &answer(&Encoding::Cbor.encode(&shown)));
+    let refused = bob.group_with_id(&group).rejoin().await;
+    assert!(matches!(refused, Err(Error::Mls { .. })), "{refused:?}");
+    assert_eq!(line.mend(), 1);
 
     // The person did not accept it, and asks again: this time the server shows the truth.
     assert_eq!(names(&bob, &group).len(), 3);
