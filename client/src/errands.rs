@@ -132,7 +132,7 @@ impl Session {
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)
                      OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions WHERE due <= ?1)
                      OR EXISTS (SELECT 1 FROM welcomes)
-                     OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims)
+                     OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims WHERE due <= ?1)
                      OR EXISTS (SELECT 1 FROM leaving_devices)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)";
             let others: bool = tx.sql().query_row(sql, [integer(tx.now())], |row| row.get(0))?;

@@ -84,6 +84,18 @@ impl Client {
         self.session.store.write(|tx| missed::pass_time(tx, seconds))
     }
 
+    /// Lets so many seconds pass since the AS showed nothing that holds of users, and since it was asked about what their devices
+    /// told. The clock stays, since what the AS shows is of the present.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn pass_time_for_hidden_identities(&self, seconds: u64) -> Result<()> {
+        self.session.store.write(|tx| {
+            identity::pass_time_for_claims(tx, seconds)?;
+            identity::pass_time_for_hidden(tx, seconds)
+        })
+    }
+
     /// Brings the end of the time that added devices have to show up nearer by so many seconds, as if they had
     /// passed. The clock stays, since the AS's answers are of the present.
     ///

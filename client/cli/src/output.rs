@@ -112,6 +112,12 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
             "the server shows several histories of {user}'s devices: it, or somebody on the way, lies. Compare \
              with {user} in another way, and tell the operator"
         ),
+        Event::IdentityHidden { user } => format!(
+            "for a day the server has shown nothing of {user}'s devices that holds, though it is there: an older list than \
+             before, say. It could keep back that a device was removed, and this device goes on with the list that it saw \
+             last. Compare with {user} in another way, and ask the operator whether the server was restored to an earlier \
+             state. Or this machine's clock is wrong: look at it first"
+        ),
         Event::DeviceAdded { user, device } => format!("{user} has another device, {}", device_name(device)),
         Event::DeviceRemoved { user, device } => {
             format!("{user} has a device less, {}", device_name(device))

@@ -70,6 +70,8 @@ pub(super) fn take_effect(
             return Ok(Fate::Done);
         }
     } else if !found.clients.iter().any(|client| client.client_key == *client_key) {
+        // The AS may leave it out so that nobody hears what it knows.
+        identity::told(tx, user, client_key, &letter.stamp.eid)?;
         return Err(Rejection::invalid("a letter is from a device that is not its user's, or not any more"));
     }
     match identity::heard(tx, user, client_key, &letter.stamp.eid)? {

@@ -70,7 +70,7 @@ impl InVain {
     /// Seconds before the next lookup, after so many that were in vain for this reason already. An AS that answered is asked
     /// again after `show_again` the first time. One that is out of reach, but was heard before, will be back; a domain that
     /// nobody ever heard of is asked a few times only before there is a day between two lookups.
-    pub(super) fn pause(self, before: u32, show_again: u64, is_heard: bool) -> u64 {
+    pub(crate) fn pause(self, before: u32, show_again: u64, is_heard: bool) -> u64 {
         let (first, factor, longest) = match (self, is_heard) {
             (Self::OutOfReach, true) => (REACH_AGAIN, 2u64, LONGEST_OUTAGE_PAUSE),
             (Self::OutOfReach, false) => (REACH_AGAIN, 4, LONGEST_UNHEARD_PAUSE),
@@ -276,7 +276,7 @@ pub(crate) fn forget_hint(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 
 /// Some of the members' users that the AS was not asked about since a time (seconds since 1970). What it said while clocks were
 /// ahead is of no use. One whose name is another by now, with a reset that waits for a person, is looked up once the person has
-/// accepted that.
+/// accepted that; and one of whom the AS showed nothing that holds, after an hour: others have their turn meanwhile.
 pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
     let sql = format!(
         "SELECT e.user FROM eids e
@@ -285,12 +285,16 @@ pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
             AND NOT EXISTS (SELECT 1 FROM member_news n WHERE n.user = e.user)
             AND NOT EXISTS (SELECT 1 FROM eids p
                              WHERE p.user = e.user AND p.pending = 1 AND p.called IS NOT NULL)
+            AND NOT EXISTS (SELECT 1 FROM hidden_identities h
+                             WHERE h.user = e.user AND h.failed > ?5 AND h.failed <= ?3)
           ORDER BY e.seen LIMIT ?2"
     );
     let mut statement = tx.sql().prepare_cached(&sql)?;
+    let (now, an_hour_ago) = (tx.now(), tx.now().saturating_sub(identity::HIDDEN_AGAIN));
+    let ahead = now.saturating_add(CLOCK_SKEW);
     let rows = statement
         .query_map(
-            params![integer(time), AT_ONCE, integer(tx.now()), integer(tx.now().saturating_add(CLOCK_SKEW))],
+            params![integer(time), AT_ONCE, integer(now), integer(ahead), integer(an_hour_ago)],
             |row| row.get(0),
         )?
         .collect::<Result<Vec<String>, _>>()?;

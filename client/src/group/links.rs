@@ -77,22 +77,24 @@ pub(super) fn told_state(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, eid
     Ok(())
 }
 
-/// The states of users' identities that cards told, and the clients that told them, as far as lookups confirmed these.
+/// The states of users' identities that cards told, and the clients that told them, as far as these speak for users whom lookups
+/// showed.
 pub(crate) fn told_states(tx: &Tx<'_>) -> Result<Vec<(UserName, PublicKey, EidState)>> {
     let mut statement = tx.sql().prepare_cached(
-        "SELECT l.client_key, l.eid FROM links l
-          WHERE l.eid IS NOT NULL
-            AND EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key AND i.pending = 0)",
+        "SELECT l.client_key, l.user, l.eid FROM links l
+          WHERE l.eid IS NOT NULL AND l.client_key IS NOT NULL AND l.user IS NOT NULL
+            AND (EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key AND i.pending = 0)
+                 OR EXISTS (SELECT 1 FROM eids e WHERE e.user = l.user AND e.pending = 0))",
     )?;
     let rows = statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<Vec<([u8; 32], Vec<u8>)>, _>>()?;
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<Vec<([u8; 32], String, Vec<u8>)>, _>>()?;
     let mut states = Vec::new();
-    for (client_key, eid) in rows {
-        let client_key = PublicKey::new(client_key);
-        // None of a user whose reset waits for a person.
-        if let Some(user) = identity::confirmed(tx, &client_key)? {
-            states.push((user, client_key, decode(&eid, "a state")?));
+    for (client_key, name, eid) in rows {
+        let name = name.parse().map_err(|_| Error::Damaged("a user name"))?;
+        let (client_key, eid) = (PublicKey::new(client_key), decode(&eid, "a state")?);
+        if let Some(user) = identity::spoken_for(tx, &name, &client_key, &eid)? {
+            states.push((user, client_key, eid));
         }
     }
     Ok(states)

@@ -243,13 +243,15 @@ fn receive_content(
         Place::Latest => links::shown(tx, &group.id, &sender, &message.link)?,
         Place::Late => links::told(tx, &group.id, &sender, &message.link)?,
     }
-    // Only of a client that the AS confirmed: nobody speaks of another's identity.
     let link = links::link(tx, &group.id, &sender)?;
     let shown = link.as_ref().and_then(|link| link.claim(&group.id, &sender));
+    if let Some(claim) = &shown {
+        identity::told(tx, &claim.user, &claim.client_key, &message.eid)?;
+    }
+    // Only of a client that the AS confirmed: nobody speaks of another's profile.
     if let Some(claim) = shown
         && let Some(user) = identity::confirmed(tx, &claim.client_key)?
     {
-        identity::heard(tx, &user, &claim.client_key, &message.eid)?;
         receive_profile(tx, &user, &claim.client_key, &message)?;
         if claim.user != user {
             accounts::hint(tx, &user, Some(&claim.user))?;

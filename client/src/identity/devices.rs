@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
 
 use super::{
-    claims, credential, eid, known,
+    claims, credential, eid, hidden, known,
     lookup::{self, Found},
     silence,
 };
@@ -117,8 +117,10 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
     goes_on(eid::settle(api, store, &account).await)?;
     for user in store.read(claims::claimed)? {
         let found = lookup::look_up(api, store, &user).await;
-        if found.as_ref().is_err_and(|error| !error.is_passing()) {
-            store.write(|tx| claims::forget(tx, &user))?;
+        if let Err(error) = &found
+            && !error.server_is_away()
+        {
+            store.write(|tx| claims::asked_in_vain(tx, &user, error))?;
         }
         goes_on(found)?;
     }
@@ -136,6 +138,11 @@ pub(crate) async fn upkeep(api: &Api, store: &Store, options: &Options) -> Resul
                 && account::follow_rename(api, store).await? =>
         {
             return Ok(());
+        }
+        // It gives this device a credential of a user whom it does not show.
+        Err(error) if error.problem() == Some(ProblemType::NotFound) => {
+            store.write(|tx| hidden::failed(tx, &account.user))?;
+            return Err(error);
         }
         found => found?,
     };

@@ -153,7 +153,7 @@ pub(crate) fn is_again(tx: &Tx<'_>, name: &UserName, client_key: &PublicKey) -> 
 }
 
 /// The users that have a name, or had it when a leaf of theirs was made, each by its present name. Their identities are accepted.
-fn called(tx: &Tx<'_>, name: &UserName) -> Result<Vec<UserName>> {
+pub(super) fn called(tx: &Tx<'_>, name: &UserName) -> Result<Vec<UserName>> {
     // x'80' is an empty list.
     let sql = "SELECT user, former FROM eids
                 WHERE pending = 0 AND (user = ?1 OR former <> x'80' AND substr(user, instr(user, '@') + 1) = ?2)";

@@ -11,7 +11,7 @@ use postern_protocol::{
 };
 
 use super::{
-    claims, eid, issuer,
+    claims, eid, hidden, issuer,
     known::{self, Kept, Which},
     public_eid::Leaf,
     succession,
@@ -112,21 +112,28 @@ pub(super) struct Found {
 /// [`IdentityError::Reset`] and [`IdentityError::Split`] until a person accepts what is shown by now; any
 /// other [`IdentityError`] for a record that is invalid.
 pub(crate) async fn look_up(api: &impl Records, store: &Store, name: &UserName) -> Result<VerifiedUser> {
-    Ok(find(api, store, name).await?.user)
+    let keys = api.keys(store, name.domain()).await?;
+    let found = hidden::noted(store, name, ask(api, &keys, store, name).await)?;
+    Ok(found.user)
 }
 
+/// As [`look_up`], with all that the AS says of the user's devices.
 pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> Result<Found> {
+    let keys = api.keys(store, name.domain()).await?;
+    hidden::noted(store, name, ask(api, &keys, store, name).await)
+}
+
+async fn ask(api: &impl Records, keys: &AuthenticationKeys, store: &Store, name: &UserName) -> Result<Found> {
     for _ in 0..ATTEMPTS {
         let mut before = store.read(|tx| Before::load(tx, name))?;
-        let keys = api.keys(store, name.domain()).await?;
-        let mut judged = judge(api, &keys, store.now(), (name, None), &before).await?;
+        let mut judged = judge(api, keys, store.now(), (name, None), &before).await?;
         let mut former = None;
         if let Judged::First(shown) = &judged
             && let Some(old) = store.read(|tx| seen_as(tx, name, shown))?
         {
             // It goes on from what was seen under the other name, or is none.
             before = store.read(|tx| Before::load(tx, &old))?;
-            judged = judge(api, &keys, store.now(), (name, Some(&old)), &before).await?;
+            judged = judge(api, keys, store.now(), (name, Some(&old)), &before).await?;
             former = Some(Former::of(api, name, old, &before, &judged).await?);
         }
         let taken = store.write(|tx| {

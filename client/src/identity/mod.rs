@@ -8,6 +8,7 @@ mod credential;
 mod devices;
 pub(crate) mod eid;
 mod handover;
+mod hidden;
 mod issuer;
 mod known;
 mod leaving;
@@ -31,10 +32,11 @@ pub use self::{
 };
 pub(crate) use self::{
     audit::audit,
-    claims::heard,
+    claims::{heard, spoken_for, told},
     credential::{obtain_credential, renew_credential, verified},
     devices::{device_named, devices, look_after_devices, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},
+    hidden::AGAIN as HIDDEN_AGAIN,
     issuer::{accept_root, authentication_keys, forget_as, is_heard, is_revoked, vouches, was_seen},
     known::{
         compare, confirmed, has_device, is_again, is_device, known, own_state, pending_reset, rename,
@@ -45,4 +47,7 @@ pub(crate) use self::{
     own_devices::own_devices,
 };
 #[cfg(feature = "lab")]
-pub(crate) use self::{issuer::forget_look, silence::pass_time};
+pub(crate) use self::{
+    claims::pass_time as pass_time_for_claims, hidden::pass_time as pass_time_for_hidden,
+    issuer::forget_look, silence::pass_time,
+};

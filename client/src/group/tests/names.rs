@@ -621,7 +621,6 @@ fn a_card_tells_how_far_its_users_identity_has_come_once_the_client_is_confirmed
         keep_identity(tx, &bob.user);
         Ok(())
     };
-    alice.store.write(looked_up).unwrap();
     let leaf_key = bob.leaf(&id);
     let claims = || -> Vec<(String, Vec<u8>)> {
         let find = |tx: &Tx<'_>| -> Result<Vec<(String, Vec<u8>)>> {
@@ -639,6 +638,7 @@ fn a_card_tells_how_far_its_users_identity_has_come_once_the_client_is_confirmed
     bob.store.write(|tx| Ok(tx.sql().execute("UPDATE eids SET epoch = 5", [])?)).unwrap();
     learn();
     assert!(claims().is_empty(), "whether he is Bob is not known");
+    alice.store.write(looked_up).unwrap();
     alice.knows(&[&bob]);
     alice.store.write(crate::group::hear_states).unwrap();
     let eid = EidState { incarnation: 0, epoch: 5, transcript: Transcript::new([0; 32]) };

@@ -2,6 +2,7 @@
 
 mod devices;
 mod histories;
+mod kept_back;
 mod lookups;
 mod successions;
 
@@ -29,7 +30,7 @@ use super::{
     audit::audit,
     claims,
     eid::{self, Change, EidWelcome},
-    handover,
+    handover, hidden,
     known::{self, Which, compare, confirmed, is_device, own_state, set_verified},
     lookup::{self, Records, accept_reset, look_up},
     public_eid::PublicEid,

@@ -38,13 +38,25 @@ CREATE TABLE eid_epochs (
 ) STRICT, WITHOUT ROWID;
 
 -- States of users' identities that their clients told, and that are newer than any that the AS showed or of another
--- history, until the AS was asked. Of each client in identities one at most.
+-- history, until it shows them. Of each client in an identity of eids one at most.
 CREATE TABLE eid_claims (
     user TEXT NOT NULL,
     client_key BLOB NOT NULL,           -- the client that told it
     state BLOB NOT NULL,                -- an EidState in CBOR
-    tried INTEGER NOT NULL,             -- lookups since that did not show it
+    tried INTEGER NOT NULL,             -- lookups since that showed the user, and did not show it
+    in_vain INTEGER NOT NULL DEFAULT 0, -- lookups since one last showed what the client told
+    unreached INTEGER NOT NULL DEFAULT 0, -- attempts since the AS answered last
+    due INTEGER,                        -- seconds since 1970: when the AS is asked; null: it was told as a split
     PRIMARY KEY (user, client_key)
+) STRICT;
+
+-- Users in eids of whom the last lookups showed nothing that holds, though the AS was there, until one does.
+CREATE TABLE hidden_identities (
+    user TEXT PRIMARY KEY,
+    since INTEGER NOT NULL,             -- seconds since 1970: when the first lookup failed
+    failed INTEGER NOT NULL,            -- seconds since 1970: when the last one failed that counts
+    failures INTEGER NOT NULL DEFAULT 1, -- those that count: with an hour between two
+    is_told INTEGER NOT NULL DEFAULT 0 CHECK (is_told IN (0, 1)) -- 1: this user was told
 ) STRICT;
 
 -- Names that this device's user gave to the user's devices: as many as the user liked. No server sees them.

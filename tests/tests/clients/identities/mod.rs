@@ -1,6 +1,8 @@
 //! Identities of users (AS-3): what readers make of a server that lies about them, and what the user's own devices do
 //! with them. Real clients, a real server, and a line between them that changes answers, with a key of the AS's.
 
+mod kept_back;
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
