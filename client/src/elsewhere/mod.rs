@@ -130,6 +130,7 @@ mod tests {
             gateway_keys: Payload::new(vec![7]),
             issuer: IssuerDirectory { issuer_request_uri: "/x".to_owned(), token_keys },
             relays_for_others: true,
+            generation: 0,
             issued: now + later,
             expires: now + 1000,
             signatures: Vec::new(),
