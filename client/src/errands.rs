@@ -113,7 +113,7 @@ impl Session {
     async fn go_on(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         // The rest waits until this device is back.
         let state = self.store.read(|tx| strayed::state(tx, id))?;
-        if matches!(state, strayed::State::Follows | strayed::State::Doubtful | strayed::State::Behind) {
+        if !matches!(state, strayed::State::Strayed | strayed::State::ByHand) {
             self.deliver(step, id, None).await?;
             self.leave(step, id).await?;
         }
@@ -126,7 +126,7 @@ impl Session {
         self.store.read(|tx| {
             let sql =
                 "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
-                     OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2))
+                     OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2, 5))
                      OR EXISTS (SELECT 1 FROM letters WHERE due <= ?1) OR EXISTS (SELECT 1 FROM fetches)
                      OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)

@@ -367,9 +367,10 @@ struct Free {
 
 fn told(result: Result<(), Rejection>) -> Result<(), String> {
     result.map_err(|rejection| match rejection {
-        Rejection::Invalid(reason) | Rejection::Stray { reason, .. } | Rejection::Doubt { reason, .. } => {
-            reason
-        }
+        Rejection::Invalid(reason)
+        | Rejection::Stray { reason, .. }
+        | Rejection::Doubt { reason, .. }
+        | Rejection::Unfit { reason, .. } => reason,
         Rejection::Unread => "unread".to_owned(),
         Rejection::Fault(error) => panic!("{error}"),
     })
