@@ -8,7 +8,11 @@ use std::{
 };
 
 use postern_protocol::{
-    Address, PublicKey, ds::GroupId, name::UserName, problem::ProblemType, qs::QueueKind,
+    Address, PublicKey,
+    ds::GroupId,
+    name::{Domain, UserName},
+    problem::ProblemType,
+    qs::QueueKind,
 };
 
 use crate::{
@@ -49,6 +53,7 @@ impl Session {
         goes_on(key_packages::publish_if_due(store, api).await)?;
         goes_on(push::tell_server(store, api).await)?;
         goes_on(self.join_late().await)?;
+        goes_on(self.look_for_restores().await)?;
         for group in store.read(strayed::due)? {
             goes_on(self.come_back(step, &group).await)?;
         }
@@ -94,6 +99,24 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Looks whether a homeserver of another domain where this device has groups was restored to an earlier state (QS-12), and
+    /// notes that something of these groups may be lost.
+    async fn look_for_restores(&self) -> Result<()> {
+        let (store, api) = (&*self.store, &self.api);
+        let domains = store.read(group::active)?.into_iter().map(|id| id.domain().clone());
+        let others: BTreeSet<Domain> = domains.filter(|domain| *domain != api.origin).collect();
+        goes_on(elsewhere::look_for_restores(store, api, others).await)?;
+        if store.read(elsewhere::restored)?.is_empty() {
+            return Ok(());
+        }
+        store.write(|tx| {
+            for domain in elsewhere::restored(tx)? {
+                strayed::lost_at(tx, &domain)?;
+            }
+            elsewhere::forget_restores(tx)
+        })
     }
 
     /// How long until something is due that nobody asks for, after errands that began at a time (seconds since 1970). What was

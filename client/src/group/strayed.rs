@@ -242,17 +242,11 @@ fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Row>> {
         .query_row([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .optional()?;
     row.map(|(state, since, attempts, due)| {
-        let state = [
-            State::Follows,
-            State::Doubtful,
-            State::Strayed,
-            State::ByHand,
-            State::Behind,
-            State::Lost,
-        ]
-        .into_iter()
-        .find(|found| *found as i64 == state)
-        .ok_or(Error::Damaged("how far a group can be followed"))?;
+        let state =
+            [State::Follows, State::Doubtful, State::Strayed, State::ByHand, State::Behind, State::Lost]
+                .into_iter()
+                .find(|found| *found as i64 == state)
+                .ok_or(Error::Damaged("how far a group can be followed"))?;
         Ok(Row { state, since, attempts, due })
     })
     .transpose()
@@ -343,12 +337,10 @@ mod tests {
     fn a_homeserver_that_was_restored_may_have_lost_something_of_each_of_its_groups() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::create(home.path(), &Options::default()).unwrap();
-        let [one, two, other] =
-            [(1, "other.example"), (2, "other.example"), (3, "another.example")]
-                .map(|(number, domain)| GroupId::new([number; 16], domain.parse().unwrap()));
+        let [one, two, other] = [(1, "other.example"), (2, "other.example"), (3, "another.example")]
+            .map(|(number, domain)| GroupId::new([number; 16], domain.parse().unwrap()));
         let leaf = postern_protocol::key::SigningKey::generate().public_key();
-        let insert =
-            |id: &GroupId| store.write(|tx| record::insert(tx, id, "", &leaf)).unwrap();
+        let insert = |id: &GroupId| store.write(|tx| record::insert(tx, id, "", &leaf)).unwrap();
         [&one, &two, &other].into_iter().for_each(insert);
         store.write(|tx| note(tx, &two, (State::Strayed, 2), "a reason", &Options::default())).unwrap();
         store.write(|tx| lost_at(tx, &"other.example".parse().unwrap())).unwrap();

@@ -7,6 +7,7 @@ mod invited;
 mod messages;
 mod names;
 mod outcasts;
+mod restored;
 mod rights;
 
 use std::{sync::Arc, time::Duration};
