@@ -17,8 +17,8 @@ use crate::{
 /// Seconds after which a look that failed is made again.
 const RETRY: u64 = 60 * 60;
 
-/// Looks at those of the homeservers of some domains that were not looked at for a day. One that is out of reach keeps no other from
-/// being asked for, and is asked for again an hour later: each look may cost a token.
+/// Looks at those of the homeservers of some domains that were not looked at for a day. One that is out of reach keeps no other
+/// from being asked for, and is asked for again an hour later: each look may cost a token.
 pub(crate) async fn look_for_restores(store: &Store, api: &Api, domains: BTreeSet<Domain>) -> Result<()> {
     for domain in domains {
         if !store.read(|tx| is_due(tx, &domain))? {
