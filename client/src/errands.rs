@@ -8,7 +8,11 @@ use std::{
 };
 
 use postern_protocol::{
-    Address, PublicKey, ds::GroupId, name::UserName, problem::ProblemType, qs::QueueKind,
+    Address, PublicKey,
+    ds::GroupId,
+    name::{Domain, UserName},
+    problem::ProblemType,
+    qs::QueueKind,
 };
 
 use crate::{
@@ -49,6 +53,7 @@ impl Session {
         goes_on(key_packages::publish_if_due(store, api).await)?;
         goes_on(push::tell_server(store, api).await)?;
         goes_on(self.join_late().await)?;
+        goes_on(self.look_for_restores().await)?;
         for group in store.read(strayed::due)? {
             goes_on(self.come_back(step, &group).await)?;
         }
@@ -96,6 +101,24 @@ impl Session {
         Ok(())
     }
 
+    /// Looks whether a homeserver of another domain where this device has groups was restored to an earlier state (QS-12), and
+    /// notes that something of these groups may be lost.
+    async fn look_for_restores(&self) -> Result<()> {
+        let (store, api) = (&*self.store, &self.api);
+        let domains = store.read(group::active)?.into_iter().map(|id| id.domain().clone());
+        let others: BTreeSet<Domain> = domains.filter(|domain| *domain != api.origin).collect();
+        goes_on(elsewhere::look_for_restores(store, api, others).await)?;
+        if store.read(elsewhere::restored)?.is_empty() {
+            return Ok(());
+        }
+        store.write(|tx| {
+            for domain in elsewhere::restored(tx)? {
+                strayed::lost_at(tx, &domain)?;
+            }
+            elsewhere::forget_restores(tx)
+        })
+    }
+
     /// How long until something is due that nobody asks for, after errands that began at a time (seconds since 1970). What was
     /// due by then was tried: it waits for a poll's usual time, since each poll costs a token.
     pub(crate) fn next_errand(&self, since: u64) -> Result<Option<Duration>> {
@@ -113,7 +136,7 @@ impl Session {
     async fn go_on(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         // The rest waits until this device is back.
         let state = self.store.read(|tx| strayed::state(tx, id))?;
-        if matches!(state, strayed::State::Follows | strayed::State::Doubtful | strayed::State::Behind) {
+        if !matches!(state, strayed::State::Strayed | strayed::State::ByHand) {
             self.deliver(step, id, None).await?;
             self.leave(step, id).await?;
         }
@@ -126,7 +149,7 @@ impl Session {
         self.store.read(|tx| {
             let sql =
                 "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
-                     OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2))
+                     OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2, 5))
                      OR EXISTS (SELECT 1 FROM letters WHERE due <= ?1) OR EXISTS (SELECT 1 FROM fetches)
                      OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)

@@ -102,7 +102,7 @@ impl Session {
                     Event::Expired { messages: skipped.expired }.record(tx)?;
                     match kind {
                         QueueKind::Group => {
-                            group::active(tx)?.iter().try_for_each(|id| strayed::doubt(tx, id))?;
+                            group::active(tx)?.iter().try_for_each(|id| strayed::lost(tx, id))?;
                         }
                         QueueKind::Contact => contact::missed_letters(tx)?,
                     }
@@ -310,7 +310,7 @@ fn restored(tx: &Tx<'_>, kind: QueueKind) -> Result<()> {
     }
     // KeyPackages that were handed out are in stock once more.
     key_packages::publish_again(tx)?;
-    group::active(tx)?.iter().try_for_each(|id| strayed::doubt(tx, id))
+    group::active(tx)?.iter().try_for_each(|id| strayed::lost(tx, id))
 }
 
 /// Messages to an address of a queue, or to any of them, were not put in, or did not stay (QS-8,
@@ -328,7 +328,7 @@ fn lost(tx: &Tx<'_>, kind: QueueKind, address: Option<&Address>) -> Result<()> {
             }
         }
     }
-    groups.iter().try_for_each(|id| strayed::doubt(tx, id))?;
+    groups.iter().try_for_each(|id| strayed::lost(tx, id))?;
     if address.is_none() || groups.is_empty() {
         return Event::Lost { group: None }.record(tx);
     }
@@ -354,6 +354,10 @@ fn note_effect(tx: &Tx<'_>, options: &Options, effect: Result<(), Rejection>) ->
         Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx),
         Err(Rejection::Doubt { group, reason }) => {
             strayed::doubt(tx, &group)?;
+            Event::Ignored { reason }.record(tx)
+        }
+        Err(Rejection::Unfit { group, reason }) => {
+            strayed::suspect(tx, &group)?;
             Event::Ignored { reason }.record(tx)
         }
         Err(Rejection::Stray { group, by_hand, members, reason }) => {

@@ -12,7 +12,8 @@
 --     dump was restored, into this cluster or another one, the database was copied, or PostgreSQL upgraded);
 --     operator.begin_generation and operator.keep_generation do
 --
--- Called by the operator, by every server process at its start, by `postern check`, and by operator.health.
+-- Called by the operator, by every server process at its start and for its description (FED-1), by `postern check`, and by
+-- operator.health.
 CREATE OR REPLACE FUNCTION operator.current_generation()
 RETURNS TABLE (generation bigint, begun date, undecided text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,6 +1,6 @@
 //! Descriptions of homeservers of other domains, and their keys. The keys of each are pinned at first use: what is shown
 //! later has to be endorsed by them (FED-1). Owns the tables `homeservers` and `homeserver_keys`, where `compare` notes
-//! what friends tell.
+//! what friends tell, and `restores` when a homeserver is looked at again.
 
 use std::{future::Future, pin::Pin};
 
@@ -128,6 +128,7 @@ pub(super) fn take(tx: &Tx<'_>, domain: &Domain, json: &[u8]) -> Result<Result<D
         Err(error) => return refused(error),
     };
     let (kept, now) = (find(tx, domain)?.map(|(kept, _)| kept), tx.now());
+    let was_restored = kept.as_ref().is_some_and(|kept| kept.generation != description.generation);
     // One of a time to come was kept while this clock was ahead, and that homeserver's: it is newer than none.
     if let Some(kept) = kept.filter(|kept| kept.issued > description.issued && !kept.is_of_the_future(now)) {
         // Somebody between has an old one, and this device has a newer.
@@ -142,6 +143,10 @@ pub(super) fn take(tx: &Tx<'_>, domain: &Domain, json: &[u8]) -> Result<Result<D
          ON CONFLICT (domain) DO UPDATE SET (description, day) = (excluded.description, excluded.day)",
         params![domain.as_str(), json, integer(now / DAY)],
     )?;
+    if was_restored {
+        let sql = "UPDATE homeservers SET restored = 1 WHERE domain = ?1";
+        tx.sql().execute(sql, [domain.as_str()])?;
+    }
     Ok(Ok(description))
 }
 

@@ -5,6 +5,7 @@
 mod compare;
 mod descriptions;
 mod reach;
+mod restores;
 mod ways;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub(crate) use self::{
     compare::{compare_keys, own_key, was_told},
     descriptions::{description, forget, is_known},
     reach::{Reach, noted},
+    restores::{forget_restores, look_for_restores, restored},
 };
 use self::{
     reach::Watched,
@@ -77,7 +79,7 @@ pub(crate) fn through(own: &Api, relay: &Domain, server: Option<&str>) -> Result
 mod tests {
     use postern_protocol::{
         Payload,
-        aas::{IssuerDirectory, TokenKey},
+        aas::IssuerDirectory,
         federation::{Description, KeySignature, ServerKey, VERSION},
         key::SigningKey,
     };
@@ -103,15 +105,15 @@ mod tests {
 
     /// A description signed by the last of these keys, each endorsed by the one before, issued so many seconds from `now`.
     pub(super) fn described(keys: &[&SigningKey], now: u64, later: u64) -> Vec<u8> {
-        described_with(keys, now, later, Vec::new())
+        described_with(keys, now, later, |_| {})
     }
 
-    /// Makes a description as [`described`] does, of a homeserver that issues tokens with these keys.
+    /// Makes a description as [`described`] does, changed before it is signed.
     pub(super) fn described_with(
         keys: &[&SigningKey],
         now: u64,
         later: u64,
-        token_keys: Vec<TokenKey>,
+        change: impl FnOnce(&mut Description),
     ) -> Vec<u8> {
         let own = keys.iter().enumerate().map(|(place, key)| ServerKey {
             public_key: key.public_key(),
@@ -128,12 +130,14 @@ mod tests {
             keys: own.rev().collect(),
             revoked: Vec::new(),
             gateway_keys: Payload::new(vec![7]),
-            issuer: IssuerDirectory { issuer_request_uri: "/x".to_owned(), token_keys },
+            issuer: IssuerDirectory { issuer_request_uri: "/x".to_owned(), token_keys: Vec::new() },
             relays_for_others: true,
+            generation: 0,
             issued: now + later,
             expires: now + 1000,
             signatures: Vec::new(),
         };
+        change(&mut description);
         description.sign(keys.last().unwrap());
         serde_json::to_vec(&description).unwrap()
     }

@@ -213,7 +213,7 @@ mod tests {
         Payload,
         aas::TokenKey,
         encoding::Encoding,
-        federation::HomeserverShown,
+        federation::{Description, HomeserverShown},
         key::SigningKey,
         token::{BATCH_RESPONSE_MEDIA_TYPE, BATCH_SIZES, TOKEN_TYPE},
     };
@@ -438,7 +438,8 @@ mod tests {
             } else {
                 let key =
                     TokenKey { token_type: TOKEN_TYPE, token_key: TOKEN_KEY.to_owned(), not_before: None };
-                let description = described_with(&[&signer], Clock::default().now(), 0, vec![key]);
+                let with_key = |it: &mut Description| it.issuer.token_keys.push(key);
+                let description = described_with(&[&signer], Clock::default().now(), 0, with_key);
                 let shown = HomeserverShown { description: Payload::new(description) };
                 (Encoding::Cbor.media_type(), Encoding::Cbor.encode(&shown))
             };

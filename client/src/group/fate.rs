@@ -111,7 +111,7 @@ impl GroupState {
     pub(super) fn came_back(&mut self, tx: &Tx<'_>) -> Result<()> {
         outstanding::forget(tx, &self.id, Kind::Rejoin)?;
         record::committed(tx, &self.id)?;
-        record::set_arrived(tx, &self.id, self.epoch())?;
+        self.came_in(tx)?;
         removed::forget(tx, &self.id)?;
         onlooker::forget(tx, &self.id)?;
         if record::is_entering(tx, &self.id)? {

@@ -7,7 +7,7 @@ use postern_protocol::{PublicKey, ds::GroupId, encoding::Encoding};
 use super::{
     Change, commit, evict, handover, left_place, members, onlooker, outbox, outcasts,
     outstanding::{self, Kind, Outstanding},
-    places, record, removed, rules,
+    past, places, record, removed, rules,
     state::GroupState,
     strayed,
 };
@@ -131,6 +131,7 @@ impl GroupState {
         self.mls.delete(tx.storage())?;
         left_place::forget(tx, &self.id)?;
         removed::forget(tx, &self.id)?;
+        past::forget(tx, &self.id)?;
         onlooker::forget(tx, &self.id)?;
         record::deactivate(tx, &self.id)?;
         invitations::end_all(tx, &self.id)?;

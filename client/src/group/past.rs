@@ -3,37 +3,85 @@
 //! effect with the DS's answer, and from a DS of another domain messages that it took before may come later than that. Until
 //! something shows that they came, secrets of more epochs are kept, one for each such commit, [`OWN_COMMITS`] at most. A delivery
 //! that was set aside, and that an operator has sent again after days, may come later still: it is told as one without keys.
+//!
+//! And the commits by which past epochs began, as long as they are known: a DS of another domain that was restored to an earlier
+//! state (QS-12) goes another way from there, and nothing else may tell so to a device that only listens. Owns the table
+//! `epochs`.
 
 use std::time::Duration;
 
-use openmls::prelude::PastEpochDeletion;
-use postern_protocol::ds::MAX_PAST_EPOCHS;
+use openmls::prelude::{ConfirmationTag, PastEpochDeletion, ProtocolMessage};
+use postern_protocol::ds::{GroupId, MAX_PAST_EPOCHS};
+use rusqlite::{OptionalExtension as _, params};
+use tls_codec::Serialize as _;
 
 use super::{record, removed, state::GroupState};
 use crate::{
     error::{Error, Result},
-    store::Tx,
+    store::{Tx, integer},
 };
 
 /// Commits of this device, at most, for which secrets of more epochs are kept.
 const OWN_COMMITS: usize = 20;
 /// Past epochs, at most, of which a group's secrets are kept.
 pub(super) const MOST_PAST_EPOCHS: usize = MAX_PAST_EPOCHS + OWN_COMMITS;
+/// Epochs, at most, of a group at another homeserver whose beginnings are kept.
+const MOST_BEGINNINGS: u64 = 1000;
 
 impl GroupState {
     /// Notes that a commit of this device took effect. Where the group is at the own homeserver, all that the DS took before was
     /// in the queue, and is processed.
     pub(super) fn own_commit_passed(&mut self, tx: &Tx<'_>) -> Result<()> {
-        if self.own_leaf()?.delivery.is_some_and(|delivery| delivery.domain == *self.id.domain()) {
+        if self.is_at_home()? {
             record::set_arrived(tx, &self.id, self.epoch())?;
         }
+        self.keep_beginning(tx)?;
         self.forget_past(tx)
     }
 
     /// Notes that a commit of another member took effect, which came after all that the DS took before it.
     pub(super) fn commit_passed(&mut self, tx: &Tx<'_>) -> Result<()> {
         record::set_arrived(tx, &self.id, self.epoch())?;
+        self.keep_beginning(tx)?;
         self.forget_past(tx)
+    }
+
+    /// Notes that this device came in by a commit of its own, or back. Commits that led elsewhere, or in a way that it did not
+    /// see, are compared with nothing from then on.
+    pub(super) fn came_in(&self, tx: &Tx<'_>) -> Result<()> {
+        record::set_arrived(tx, &self.id, self.epoch())?;
+        forget(tx, &self.id)?;
+        self.keep_beginning(tx)
+    }
+
+    /// Whether a message is a commit that begins another epoch than the one of its number that this device was in.
+    pub(super) fn is_another_way(&self, tx: &Tx<'_>, message: &ProtocolMessage) -> Result<bool> {
+        let ProtocolMessage::PublicMessage(public) = message else { return Ok(false) };
+        let Some(tag) = public.confirmation_tag() else { return Ok(false) };
+        let epoch = public.epoch().as_u64().saturating_add(1);
+        let known: Option<Vec<u8>> = tx
+            .sql()
+            .prepare_cached("SELECT tag FROM epochs WHERE group_id = ?1 AND epoch = ?2")?
+            .query_row(params![self.id.to_mls(), integer(epoch)], |row| row.get(0))
+            .optional()?;
+        let tag = bytes(tag)?;
+        Ok(known.is_some_and(|known| known != tag))
+    }
+
+    /// Keeps by which commit the present epoch began. The own homeserver tells by its queue that it was restored.
+    fn keep_beginning(&self, tx: &Tx<'_>) -> Result<()> {
+        if !self.mls.is_active() || self.is_at_home()? {
+            return Ok(());
+        }
+        let (id, epoch) = (self.id.to_mls(), self.epoch());
+        tx.sql()
+            .prepare_cached("INSERT OR REPLACE INTO epochs (group_id, epoch, tag) VALUES (?1, ?2, ?3)")?
+            .execute(params![id, integer(epoch), bytes(self.mls.confirmation_tag())?])?;
+        let last = epoch.saturating_sub(MOST_BEGINNINGS);
+        tx.sql()
+            .prepare_cached("DELETE FROM epochs WHERE group_id = ?1 AND epoch <= ?2")?
+            .execute(params![id, integer(last)])?;
+        Ok(())
     }
 
     /// Notes that something of this epoch came, and so all that the DS took before the epoch began.
@@ -62,4 +110,15 @@ impl GroupState {
             .map_err(Error::mls("cannot forget the secrets of past epochs"))?;
         removed::forget_past(tx, &self.id, first)
     }
+}
+
+/// Forgets by which commits epochs of a group began.
+pub(super) fn forget(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().prepare_cached("DELETE FROM epochs WHERE group_id = ?1")?.execute([id.to_mls()])?;
+    Ok(())
+}
+
+/// The tag that goes with the commit which begins an epoch, and tells it from any other (RFC 9420 §6.1).
+fn bytes(tag: &ConfirmationTag) -> Result<Vec<u8>> {
+    tag.tls_serialize_detached().map_err(Error::mls("cannot write a confirmation tag"))
 }

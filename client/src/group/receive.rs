@@ -61,7 +61,7 @@ pub(crate) fn receive(tx: &Tx<'_>, queued: &MlsMessage) -> Result<(), Rejection>
     }
     match received {
         // The user was told that the group cannot be followed.
-        Err(Rejection::Invalid(_)) if strayed => Err(Rejection::Unread),
+        Err(Rejection::Invalid(_) | Rejection::Unfit { .. }) if strayed => Err(Rejection::Unread),
         received => received,
     }
 }
@@ -71,7 +71,10 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
     let (epoch, is_handshake) = (message.epoch().as_u64(), message.is_handshake_message());
     if epoch < group.epoch() {
         if is_handshake {
-            return Ok(()); // A repeat of what was processed.
+            if group.is_another_way(tx, &message)? {
+                strayed::suspect(tx, &id)?;
+            }
+            return Ok(()); // Else it is a repeat of what was processed.
         }
         if let Some(Said { sender, content }) = left_place::open(tx, &id, &message)? {
             return receive_content(tx, &group, epoch, sender, &content);
@@ -106,8 +109,11 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
             let reason = error.to_string();
             return Err(if is_handshake {
                 Rejection::Doubt { group: id, reason }
-            } else {
+            } else if group.is_at_home()? || outstanding::holds(tx, &id, Kind::Rejoin)? {
+                // The own homeserver tells that it was restored; and a coming back may be too late.
                 Rejection::Invalid(reason)
+            } else {
+                Rejection::Unfit { group: id, reason }
             });
         }
     };

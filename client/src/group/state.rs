@@ -106,6 +106,12 @@ impl GroupState {
         Ok(rules::policy(&self.mls)?.admins)
     }
 
+    /// Whether the group is at this device's own homeserver.
+    pub(super) fn is_at_home(&self) -> Result<bool> {
+        let delivery = self.own_leaf()?.delivery;
+        Ok(delivery.is_some_and(|delivery| delivery.domain == *self.id.domain()))
+    }
+
     /// Where this device's messages of the group go.
     pub(crate) fn delivery_address(&self) -> Option<Address> {
         let extension = self.mls.own_leaf_node()?.extensions().unknown(DELIVERY_ADDRESS)?;

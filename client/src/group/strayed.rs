@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use postern_protocol::ds::GroupId;
+use postern_protocol::{ds::GroupId, name::Domain};
 use rand::Rng as _;
 use rusqlite::{OptionalExtension as _, params};
 
+use super::record;
 use crate::{
     error::{Error, Result},
     event::Event,
@@ -17,6 +18,9 @@ use crate::{
 };
 
 const DAY: u64 = 24 * 60 * 60;
+/// The shortest pause, in seconds, before a group is looked at for a message that anybody in it may have made up: each look
+/// costs the DS the whole tree.
+const SUSPICION: u64 = 60 * 60;
 /// The pause before the second attempt, in units of [`Options::return_after`]; each further one is
 /// four times as long.
 const SECOND: u64 = 30;
@@ -38,6 +42,8 @@ pub(crate) enum State {
     ByHand,
     /// Changes of the group are on their way from another homeserver.
     Behind,
+    /// This device was told that something was lost, perhaps of the group: what is missing need not be on its way.
+    Lost,
 }
 
 struct Row {
@@ -45,6 +51,13 @@ struct Row {
     since: u64,
     attempts: u32,
     due: u64,
+}
+
+impl Row {
+    /// Whether a doubt is one of [`suspect`] that is put off: it begins later.
+    fn is_suspicion(&self, now: u64) -> bool {
+        self.state == State::Doubtful && self.since > now
+    }
 }
 
 /// Notes that this device cannot follow a group.
@@ -75,17 +88,53 @@ pub(crate) fn leave_to_person(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
 /// Notes that something of a group may have been lost.
 pub(crate) fn doubt(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let row = find(tx, id)?;
-    if row.as_ref().is_some_and(|row| !matches!(row.state, State::Follows | State::Behind)) {
+    // A suspicion that is put off is looked at now.
+    let is_open =
+        |row: &Row| matches!(row.state, State::Follows | State::Behind) || row.is_suspicion(tx.now());
+    if row.as_ref().is_some_and(|row| !is_open(row)) {
         return Ok(());
     }
     let attempts = recent_attempts(tx, row.as_ref());
     put(tx, id, &Row { state: State::Doubtful, since: tx.now(), attempts, due: tx.now() })
 }
 
-/// Notes that changes of a group are on their way here. Returns false once none came for a day: then they are taken for
-/// lost.
+/// Notes that something was lost, perhaps of a group: what is missing is not waited for.
+pub(crate) fn lost(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let row = find(tx, id)?;
+    if row.as_ref().is_some_and(|row| matches!(row.state, State::Strayed | State::ByHand | State::Lost)) {
+        return Ok(());
+    }
+    let attempts = recent_attempts(tx, row.as_ref());
+    put(tx, id, &Row { state: State::Lost, since: tx.now(), attempts, due: tx.now() })
+}
+
+/// Notes the same of all groups of a domain, whose homeserver was restored to an earlier state (QS-12).
+pub(crate) fn lost_at(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
+    record::active(tx)?.iter().filter(|id| id.domain() == domain).try_for_each(|id| lost(tx, id))
+}
+
+/// Notes that a message does not fit to a group as this device knows it: the DS was restored (QS-12), or a member or a server
+/// made the message up. The group is looked at, but not again and again for such messages.
+pub(crate) fn suspect(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let row = find(tx, id)?;
+    // One that is behind is looked at from time to time.
+    if row.as_ref().is_some_and(|row| row.state != State::Follows) {
+        return Ok(());
+    }
+    let attempts = recent_attempts(tx, row.as_ref());
+    // A clock that was ahead once does not put it off.
+    let last = row.map(|row| row.since).filter(|since| *since <= tx.now());
+    let due = last.map_or(tx.now(), |last| tx.now().max(last.saturating_add(SUSPICION)));
+    put(tx, id, &Row { state: State::Doubtful, since: due, attempts, due })
+}
+
+/// Notes that changes of a group are on their way here. Returns false once none came for a day, and where this device was told
+/// of a loss: then they are taken for lost.
 pub(crate) fn wait(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     let row = find(tx, id)?;
+    if row.as_ref().is_some_and(|row| row.state == State::Lost) {
+        return Ok(false);
+    }
     let attempts = recent_attempts(tx, row.as_ref());
     let since = row.filter(|row| row.state == State::Behind).map_or(tx.now(), |row| row.since);
     let waited = tx.now().saturating_sub(since);
@@ -133,7 +182,7 @@ pub(super) fn back(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
 
 /// Nothing of the group was lost that this device needs.
 pub(crate) fn clear(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let sql = "UPDATE strayed SET state = 0 WHERE group_id = ?1 AND state IN (1, 4)";
+    let sql = "UPDATE strayed SET state = 0 WHERE group_id = ?1 AND state IN (1, 4, 5)";
     tx.sql().execute(sql, [id.to_mls()])?;
     Ok(())
 }
@@ -156,7 +205,7 @@ pub(crate) fn may_try(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
 
 /// The groups in which it is time to look, or to come back.
 pub(crate) fn due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
-    let sql = "SELECT group_id FROM strayed WHERE state IN (1, 2, 4) AND due <= ?1";
+    let sql = "SELECT group_id FROM strayed WHERE state IN (1, 2, 4, 5) AND due <= ?1";
     let mut statement = tx.sql().prepare_cached(sql)?;
     let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
     let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
@@ -165,7 +214,7 @@ pub(crate) fn due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
 
 /// How long it is until the next time comes, of those that did not come before a time (seconds since 1970).
 pub(crate) fn next_due(tx: &Tx<'_>, since: u64) -> Result<Option<Duration>> {
-    let sql = "SELECT min(due) FROM strayed WHERE state IN (1, 2, 4) AND due >= ?1";
+    let sql = "SELECT min(due) FROM strayed WHERE state IN (1, 2, 4, 5) AND due >= ?1";
     let due: Option<u64> = tx.sql().query_row(sql, [integer(since)], |row| row.get(0))?;
     Ok(due.map(|due| Duration::from_secs(due.saturating_sub(tx.now()))))
 }
@@ -193,10 +242,11 @@ fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Row>> {
         .query_row([id.to_mls()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .optional()?;
     row.map(|(state, since, attempts, due)| {
-        let state = [State::Follows, State::Doubtful, State::Strayed, State::ByHand, State::Behind]
-            .into_iter()
-            .find(|found| *found as i64 == state)
-            .ok_or(Error::Damaged("how far a group can be followed"))?;
+        let state =
+            [State::Follows, State::Doubtful, State::Strayed, State::ByHand, State::Behind, State::Lost]
+                .into_iter()
+                .find(|found| *found as i64 == state)
+                .ok_or(Error::Damaged("how far a group can be followed"))?;
         Ok(Row { state, since, attempts, due })
     })
     .transpose()
@@ -240,6 +290,64 @@ mod tests {
         assert_eq!(after(71).read(|tx| state(tx, &id)).unwrap(), State::Doubtful);
         after(71).write(|tx| moved(tx, &id)).unwrap();
         assert!(is_due(71), "something may be lost: that is looked at at once");
+        after(71).write(|tx| lost(tx, &id)).unwrap();
+        assert!(is_due(71) && !waits(71), "what was lost is not on its way");
+        after(71).write(|tx| doubt(tx, &id)).unwrap();
+        assert_eq!(after(71).read(|tx| state(tx, &id)).unwrap(), State::Lost, "that is known already");
+    }
+
+    #[test]
+    fn a_group_is_looked_at_for_suspicious_messages_at_once_and_then_an_hour_apart() {
+        let home = tempfile::tempdir().unwrap();
+        let id = GroupId::new([7; 16], "other.example".parse().unwrap());
+        drop(Store::create(home.path(), &Options::default()).unwrap());
+        let after = |minutes: i64| {
+            let clock = Clock::ahead_by(minutes * 60);
+            Store::open(home.path(), &Options { clock, ..Options::default() }).unwrap()
+        };
+        let is_due = |minutes| !after(minutes).read(due).unwrap().is_empty();
+        let looks = |minutes| after(minutes).write(|tx| clear(tx, &id)).unwrap();
+        let suspects = |minutes| after(minutes).write(|tx| suspect(tx, &id)).unwrap();
+        suspects(0);
+        assert!(is_due(0));
+        looks(0);
+        for minutes in [1, 30, 59] {
+            suspects(minutes);
+            assert!(!is_due(minutes), "however many come");
+        }
+        assert!(is_due(61), "the last one is not forgotten");
+        looks(61);
+        suspects(62);
+        assert!(!is_due(62));
+        after(62).write(|tx| doubt(tx, &id)).unwrap();
+        assert!(is_due(62), "a better reason is another matter");
+        looks(62);
+        suspects(63);
+        after(63).write(|tx| lost(tx, &id)).unwrap();
+        assert!(is_due(63));
+        looks(63);
+        // A clock that was ahead for a year.
+        after(500_000).write(|tx| suspect(tx, &id)).unwrap();
+        looks(500_000);
+        suspects(64);
+        assert!(is_due(64));
+    }
+
+    #[test]
+    fn a_homeserver_that_was_restored_may_have_lost_something_of_each_of_its_groups() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let [one, two, other] = [(1, "other.example"), (2, "other.example"), (3, "another.example")]
+            .map(|(number, domain)| GroupId::new([number; 16], domain.parse().unwrap()));
+        let leaf = postern_protocol::key::SigningKey::generate().public_key();
+        let insert = |id: &GroupId| store.write(|tx| record::insert(tx, id, "", &leaf)).unwrap();
+        [&one, &two, &other].into_iter().for_each(insert);
+        store.write(|tx| note(tx, &two, (State::Strayed, 2), "a reason", &Options::default())).unwrap();
+        store.write(|tx| lost_at(tx, &"other.example".parse().unwrap())).unwrap();
+        let state = |id: &GroupId| store.read(|tx| state(tx, id)).unwrap();
+        assert_eq!(state(&one), State::Lost);
+        assert_eq!(state(&two), State::Strayed, "it comes back anyway");
+        assert_eq!(state(&other), State::Follows);
     }
 
     #[test]

@@ -62,15 +62,16 @@ impl Session {
                 return Ok(());
             }
             (strayed::State::Doubtful, ..) => true,
-            (strayed::State::Strayed, may_try, _) => may_try,
+            // What is said in an epoch that the DS does not have any more is heard by nobody.
+            (strayed::State::Strayed | strayed::State::Lost, may_try, _) => may_try,
             (strayed::State::ByHand, ..) => false,
         };
         if tries {
             self.come_back(step, id).await.map_err(of_the_way_in)?;
         }
         match self.store.read(|tx| strayed::state(tx, id))? {
-            strayed::State::Follows | strayed::State::Doubtful | strayed::State::Behind => Ok(()),
             strayed::State::Strayed | strayed::State::ByHand => Err(Error::CannotFollow),
+            _ => Ok(()),
         }
     }
 
@@ -81,7 +82,9 @@ impl Session {
     /// one does.
     pub(crate) async fn come_back(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         let done = match self.store.read(|tx| strayed::state(tx, id))? {
-            strayed::State::Doubtful | strayed::State::Behind => self.look(step, id).await,
+            strayed::State::Doubtful | strayed::State::Behind | strayed::State::Lost => {
+                self.look(step, id).await
+            }
             _ => self.rejoin(step, id, &Differences::default()).await,
         };
         if let Err(Error::Strangers(differences)) = &done {
@@ -178,9 +181,9 @@ impl Session {
         })
     }
 
-    /// Waits while this device is behind a group at another homeserver, whose messages may come later than its answers.
-    /// Returns whether it still is, and may catch up; false for a group at the own homeserver, where all that an answer
-    /// tells of is in the queue.
+    /// Waits while this device is behind a group at another homeserver, whose messages may come later than its answers: for
+    /// some seconds, which begin anew with each commit that comes. Returns whether it still is, and may catch up; false for a
+    /// group at the own homeserver, where all that an answer tells of is in the queue.
     pub(super) async fn misses_what_is_on_the_way(
         &self,
         step: &Step<'_>,
@@ -190,18 +193,22 @@ impl Session {
         if *id.domain() == self.api.origin {
             return Ok(false);
         }
-        let deadline = Deadline::after(ON_THE_WAY);
+        let (mut deadline, mut last) = (Deadline::after(ON_THE_WAY), None);
         loop {
-            let misses = self.store.read(|tx| {
+            let missing = self.store.read(|tx| {
                 let strayed =
                     matches!(strayed::state(tx, id)?, strayed::State::Strayed | strayed::State::ByHand);
-                match GroupState::load(tx, id) {
-                    Err(Error::NotMember) => Ok(false),
-                    group => Ok(!strayed && is_behind(&group?)),
-                }
+                let group = match GroupState::load(tx, id) {
+                    Err(Error::NotMember) => return Ok(None),
+                    group => group?,
+                };
+                Ok((!strayed && is_behind(&group)).then(|| group.epoch()))
             })?;
-            if !misses || deadline.is_over() {
-                return Ok(misses);
+            if missing.is_none() || last == missing && deadline.is_over() {
+                return Ok(missing.is_some());
+            }
+            if last != missing {
+                (deadline, last) = (Deadline::after(ON_THE_WAY), missing);
             }
             let dequeued = self.poll(QueueKind::Group, deadline.left()).await?;
             self.process(step, QueueKind::Group, &dequeued).await?;

@@ -48,7 +48,8 @@ impl Session {
     /// [`Error::Behind`] where the proposal is on its way from another homeserver, [`Error::CannotFollow`] where this device
     /// comes back later: it came back lately. Neither refuses what the commit was to do.
     async fn clears_the_way(&self, step: &Step<'_>, id: &GroupId, known: (u64, usize)) -> Result<bool> {
-        if self.store.read(|tx| strayed::state(tx, id))? != strayed::State::Doubtful {
+        let state = self.store.read(|tx| strayed::state(tx, id))?;
+        if !matches!(state, strayed::State::Doubtful | strayed::State::Lost) {
             return Ok(false);
         }
         self.come_back(step, id).await?;

@@ -24,6 +24,7 @@
 //!     opaque issuer_request_uri<V>;
 //!     TokenKey token_keys<V>;
 //!     uint8 relays_for_others;         /* 0 or 1 */
+//!     uint64 generation;
 //!     uint64 issued;                   /* seconds since 1970 */
 //!     uint64 expires;
 //! } Description;
@@ -76,6 +77,10 @@ pub struct Description {
     pub issuer: IssuerDirectory,
     /// Whether people of other domains may have it relay what they ask their own homeserver (FED-7).
     pub relays_for_others: bool,
+    /// Number of the database's generation, which changes when the homeserver was restored to an earlier state (QS-12); 0: it never
+    /// was.
+    #[serde(default)]
+    pub generation: u64,
     /// Time of the description, in seconds since 1970.
     pub issued: u64,
     /// Time until which it holds.
@@ -163,6 +168,7 @@ struct DescriptionTls {
     issuer_request_uri: VLBytes,
     token_keys: Vec<TokenKeyTls>,
     relays_for_others: u8,
+    generation: u64,
     issued: u64,
     expires: u64,
 }
@@ -346,6 +352,7 @@ impl Description {
                 issuer_request_uri: bytes(&self.issuer.issuer_request_uri),
                 token_keys: self.issuer.token_keys.iter().map(token_key).collect(),
                 relays_for_others: self.relays_for_others.into(),
+                generation: self.generation,
                 issued: self.issued,
                 expires: self.expires,
             },
@@ -381,6 +388,7 @@ mod tests {
             gateway_keys: Payload::new(vec![1, 2, 3]),
             issuer: IssuerDirectory { issuer_request_uri: "/x".to_owned(), token_keys: Vec::new() },
             relays_for_others: true,
+            generation: 0,
             issued: NOW,
             expires: NOW + 100,
             signatures: Vec::new(),
@@ -444,7 +452,7 @@ mod tests {
     fn every_field_is_signed_and_a_revoked_key_signs_nothing() {
         let keys = keys(2);
         let (good, known) = (description(&keys), knowing(&[&keys[0]]));
-        let changes: [fn(&mut Description); 10] = [
+        let changes: [fn(&mut Description); 11] = [
             |it| it.base_url.push('x'),
             |it| it.versions.push(7),
             |it| it.keys[1].not_after += 1,
@@ -453,6 +461,7 @@ mod tests {
             |it| it.gateway_keys = Payload::new(vec![9]),
             |it| it.issuer.issuer_request_uri.push('x'),
             |it| it.relays_for_others = false,
+            |it| it.generation += 1,
             |it| it.issued -= 1,
             |it| it.expires += 1,
         ];

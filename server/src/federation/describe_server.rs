@@ -20,8 +20,10 @@ const STEP: u64 = 60;
 const LIFETIME: u64 = DAY;
 
 pub async fn describe_server(federation: Federation, request: Request) -> Outcome {
-    let row = federation.home.database.query_one("SELECT federation.relays_for_others()", &[]).await?;
-    let description = federation.description(row.get(0)).map_err(Failure::fault)?;
+    let sql = "SELECT federation.relays_for_others(), g.generation FROM operator.current_generation() g";
+    let row = federation.home.database.query_one(sql, &[]).await?;
+    let generation = u64::try_from(row.get::<_, i64>(1)).map_err(Failure::fault)?;
+    let description = federation.description(row.get(0), generation).map_err(Failure::fault)?;
     Ok(request.answer(StatusCode::OK, &description)?.public())
 }
 
@@ -30,7 +32,7 @@ impl Federation {
     ///
     /// # Errors
     /// There is no key that can sign.
-    fn description(&self, relays_for_others: bool) -> anyhow::Result<Description> {
+    fn description(&self, relays_for_others: bool, generation: u64) -> anyhow::Result<Description> {
         let keys = self.server_keys.now();
         keys.signer(|_| true)?;
         let issued = now() / STEP * STEP;
@@ -49,6 +51,7 @@ impl Federation {
             gateway_keys: Payload::new(self.gateway_keys.published()),
             issuer: self.aas.directory(),
             relays_for_others,
+            generation,
             issued,
             expires: issued + LIFETIME,
             signatures: Vec::new(),

@@ -16,6 +16,7 @@ mod people;
 mod people_in_groups;
 mod pipe;
 mod policy;
+mod restored;
 mod silent_hosts;
 mod turns;
 mod views;

@@ -219,6 +219,7 @@ pub fn described(key: &SigningKey, change: impl FnOnce(&mut Description)) -> Vec
             token_keys: Vec::new(),
         },
         relays_for_others: true,
+        generation: 0,
         issued: now(),
         expires: now() + 1000,
         signatures: Vec::new(),

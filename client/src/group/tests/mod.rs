@@ -7,6 +7,7 @@ mod invited;
 mod messages;
 mod names;
 mod outcasts;
+mod restored;
 mod rights;
 
 use std::{sync::Arc, time::Duration};
@@ -384,9 +385,10 @@ struct Free {
 
 fn told(result: Result<(), Rejection>) -> Result<(), String> {
     result.map_err(|rejection| match rejection {
-        Rejection::Invalid(reason) | Rejection::Stray { reason, .. } | Rejection::Doubt { reason, .. } => {
-            reason
-        }
+        Rejection::Invalid(reason)
+        | Rejection::Stray { reason, .. }
+        | Rejection::Doubt { reason, .. }
+        | Rejection::Unfit { reason, .. } => reason,
         Rejection::Strangers(_) => "strangers".to_owned(),
         Rejection::Unread => "unread".to_owned(),
         Rejection::Fault(error) => panic!("{error}"),

@@ -66,11 +66,20 @@ CREATE TABLE outbox (
 -- Groups that this device cannot follow, or could not lately.
 CREATE TABLE strayed (
     group_id BLOB PRIMARY KEY,
-    state INTEGER NOT NULL,             -- 0 follows again, 1 doubtful, 2 cannot follow, 3 comes back by hand only, 4 behind
-    since INTEGER NOT NULL,             -- seconds since 1970: when the state began
+    state INTEGER NOT NULL,             -- 0 follows again, 1 doubtful, 2 cannot follow, 3 comes back by hand only, 4 behind,
+                                        -- 5 something was lost, perhaps of the group
+    since INTEGER NOT NULL,             -- seconds since 1970: when the state began, or begins
     attempts INTEGER NOT NULL,          -- at coming back, those that succeeded too; each makes the next wait longer
     due INTEGER NOT NULL,               -- seconds since 1970: when to look, or to come back
     broken INTEGER NOT NULL             -- 1 once the user was told that it cannot come back
+) STRICT;
+
+-- Epochs of groups at other homeservers that this device was in since it came in, the last thousand of each group.
+CREATE TABLE epochs (
+    group_id BLOB NOT NULL,
+    epoch INTEGER NOT NULL,
+    tag BLOB NOT NULL,                  -- the confirmation tag of the commit that began it, as MLS writes it
+    PRIMARY KEY (group_id, epoch)
 ) STRICT;
 
 -- Commits and proposals of groups that had no effect here, in the order in which they came, until this device follows the

@@ -7,7 +7,9 @@ CREATE TABLE homeservers (
     differs INTEGER,                    -- the last day on which the user was told of keys that none of those vouches for
     told BLOB,                          -- the first key that a friend there has and this device does not know; null: none
     told_since INTEGER,                 -- seconds since 1970: when it was told
-    doubted BLOB                        -- the last such key of which the user was told
+    doubted BLOB,                       -- the last such key of which the user was told
+    due INTEGER NOT NULL DEFAULT 0,     -- seconds since 1970: when to look at it again, if this device has groups there
+    restored INTEGER NOT NULL DEFAULT 0 -- 1 once it was restored to an earlier state, until that was noted of the groups there
 ) STRICT;
 
 -- Keys of homeservers that this device trusts: those of the first description, and those that they endorsed.

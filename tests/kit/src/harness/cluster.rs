@@ -33,6 +33,8 @@ use crate::HOME;
 const SHARED_BUFFERS: u64 = 128;
 /// The file of the authority of clients, in PostgreSQL's data directory.
 const CLIENTS: &str = "clients.crt";
+/// The copy of PostgreSQL's data directory that [`Cluster::keep`] makes, beside it.
+const KEPT: &str = "kept";
 
 /// A data directory, as `--data-dir` takes it. Dropping it stops what runs in it, hard, and deletes it.
 pub struct DataDir {
@@ -235,6 +237,22 @@ impl Cluster {
         let running = self.running.take().expect("the cluster was started");
         let stopped = spawn_blocking(move || running.stop()).await.expect("stopping does not panic");
         stopped.unwrap_or_else(|error| panic!("the cluster does not stop: {error:#}"));
+    }
+
+    /// Keeps a stopped cluster's data as they are, as a snapshot of its disk does.
+    pub async fn keep(&self) {
+        let (from, to) = (self.dir.cluster(), self.dir.path().join(KEPT));
+        spawn_blocking(move || copy(&from, &to)).await.expect("copying does not panic");
+    }
+
+    /// Puts a stopped cluster's data back to [`Cluster::keep`].
+    pub async fn put_back(&self) {
+        let (from, to) = (self.dir.path().join(KEPT), self.dir.cluster());
+        let put_back = move || {
+            fs::remove_dir_all(&to).expect("it can be deleted");
+            fs::rename(&from, &to).expect("it was kept");
+        };
+        spawn_blocking(put_back).await.expect("renaming does not panic");
     }
 
     /// Lets PostgreSQL read its configuration again. Returns once its postmaster does, which takes no connection meanwhile.

@@ -20,6 +20,7 @@ use postern_protocol::{
     name::Domain,
     problem::ProblemType,
     qs::{QueueKind, QueuePayload},
+    token::TOKEN_TYPE,
 };
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -351,6 +352,52 @@ impl World {
         })
         .await;
         status
+    }
+
+    /// Keeps the database as it is, with everything stopped meanwhile, for [`World::put_back`].
+    pub async fn keep_database(&mut self) {
+        let addresses = self.stop().await;
+        self.cluster.keep().await;
+        self.cluster.restart().await;
+        self.start_servers(&addresses).await;
+    }
+
+    /// Puts the database back to [`World::keep_database`], and begins another generation, as an operator does after that
+    /// (QS-12). Returns once tokens are issued again: the world's own ones are worth nothing any more.
+    pub async fn put_back(&mut self) {
+        let addresses = self.stop().await;
+        self.cluster.put_back().await;
+        self.cluster.restart().await;
+        let begin = "SELECT operator.begin_generation()";
+        self.cluster.admin().await.execute(begin, &[]).await.expect("a superuser may");
+        self.start_servers(&addresses).await;
+        eventually("there are issuer keys", async || {
+            let keys = self.description().await.issuer.token_keys;
+            keys.iter().any(|key| key.token_type == TOKEN_TYPE).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends all servers and PostgreSQL; returns where the servers were.
+    async fn stop(&mut self) -> Vec<SocketAddr> {
+        let addresses = self.servers.iter().map(Server::address).collect();
+        for server in self.servers.drain(..) {
+            server.kill().await;
+        }
+        self.cluster.stop().await;
+        addresses
+    }
+
+    /// Starts servers at these addresses.
+    async fn start_servers(&mut self, addresses: &[SocketAddr]) {
+        for address in addresses {
+            let server = eventually("the server's port is free again", async || {
+                self.serving.builder(&self.cluster).listen(*address).try_start().await.ok()
+            })
+            .await;
+            self.servers.push(server);
+        }
+        self.reconnect().await;
     }
 
     /// Connects as a superuser again, once PostgreSQL takes sessions.

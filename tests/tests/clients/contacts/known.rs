@@ -5,7 +5,7 @@ use std::time::Duration;
 use postern_client::{Client, Error, Event, IdentityError, Options, RecoveryKey};
 use postern_tests_kit::World;
 
-use super::{answers, asks, contact, contacts_of_each_other, shy, shy_person, sync, until, with};
+use super::{answers, asks, contact, contacts_of_each_other, is_ignored, shy, shy_person, sync, until, with};
 
 #[tokio::test]
 async fn two_people_see_one_safety_number_and_what_they_verified_stays_so_while_devices_come_and_go() {
