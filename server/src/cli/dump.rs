@@ -22,7 +22,7 @@ use tokio_postgres::Client;
 
 use crate::{
     config::ConnectionString,
-    database::{DatabaseError, Way, connect_as_superuser, with_defaults, without_password},
+    database::{DatabaseError, Way, connect_as_superuser},
     say::say,
 };
 
@@ -58,7 +58,7 @@ impl Program {
     /// `purpose` is how PostgreSQL knows its connection.
     pub fn new(bin: &Path, name: &'static str, purpose: &str) -> Self {
         let mut command = Command::new(bin.join(name));
-        // Nothing of our environment leads it elsewhere; its home is where libpq looks for certificates.
+        // Nothing of our environment leads it elsewhere.
         command
             .env_clear()
             .envs(std::env::var_os("HOME").map(|home| ("HOME", home)))
@@ -85,16 +85,15 @@ impl Program {
 
     /// Connects to this database. A password is not among the arguments, which everybody on this machine can see.
     pub fn database(mut self, url: &ConnectionString) -> anyhow::Result<Self> {
-        let password = Way::of(url)?.config.get_password().map(<[u8]>::to_vec);
+        let way = Way::of(url)?;
         let bounds = [
             ("keepalives_idle", KEEPALIVE.as_secs()),
             ("keepalives_interval", KEEPALIVE_INTERVAL.as_secs()),
             ("tcp_user_timeout", UNACKNOWLEDGED.as_secs() * 1000),
         ];
-        let bounded = with_defaults(&without_password(url), &bounds);
-        self.command.arg("--no-password").arg(format!("--dbname={bounded}"));
-        if let Some(password) = password {
-            self.command.env("PGPASSWORD", String::from_utf8(password).context("the password is no text")?);
+        self.command.arg("--no-password").arg(format!("--dbname={}", way.for_program(&bounds)?));
+        if let Some(password) = way.password() {
+            self.command.env("PGPASSWORD", password);
         }
         Ok(self)
     }
