@@ -53,7 +53,7 @@ async fn psql(config: &Config, arguments: &[OsString]) -> anyhow::Result<()> {
     for (name, _) in std::env::vars_os().filter(|(name, _)| leads_elsewhere(name)) {
         psql.env_remove(name);
     }
-    psql.arg("--no-password").arg(format!("--dbname={}", way.for_program(&[])?)).args(arguments);
+    psql.arg("--no-password").arg(format!("--dbname={}", way.for_program(&[], "")?)).args(arguments);
     // Not among the arguments, which everybody on this machine can see.
     if let Some(password) = way.password() {
         psql.env("PGPASSWORD", password);

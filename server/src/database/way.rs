@@ -46,6 +46,13 @@ const SYSTEM: &str = "system";
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// The file of authorities in the user's home directory, where the connection string names none.
 const HOME_AUTHORITIES: &str = ".postgresql/root.crt";
+/// The statements by which a superuser's session writes, and works and waits for as long as it takes, whatever the defaults of the
+/// database or of all roles are. PostgreSQL has the last of these limits of time from 17 on.
+const FREE: &str = "SET default_transaction_read_only = off;
+     SELECT pg_catalog.set_config(s.name, '0', false)
+       FROM pg_catalog.pg_settings s
+      WHERE s.name IN ('statement_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout',
+                       'transaction_timeout')";
 const WORDS: Words = Words {
     name: "take over other files of TLS to PostgreSQL: those before stay",
     renewed: "new sessions of PostgreSQL have other files of TLS from now on",
@@ -107,9 +114,8 @@ pub async fn connect_as_superuser(admin_url: &ConnectionString, name: &str) -> a
     let (client, connection) =
         way.connect().await.map_err(DatabaseError::from).context("cannot connect with database.admin_url")?;
     tokio::spawn(connection);
-    // A superuser's command writes, whatever the default of the database or of all roles is.
-    let writes = client.batch_execute("SET default_transaction_read_only = off").await;
-    writes.map_err(DatabaseError::from).context("cannot begin a session with database.admin_url")?;
+    let free = client.batch_execute(FREE).await;
+    free.map_err(DatabaseError::from).context("cannot begin a session with database.admin_url")?;
     Ok(client)
 }
 

@@ -26,11 +26,12 @@ const OF_SYSTEM: [&str; 4] = [
 ];
 
 impl Way {
-    /// The way in libpq's words, without the password, with these bounds where the connection string has none.
+    /// The way in libpq's words, without the password, with these bounds where the connection string has none, and with these
+    /// options of its session besides the string's.
     ///
     /// # Errors
     /// The authorities that this system trusts are in no file.
-    pub fn for_program(&self, bounds: &[(&'static str, u64)]) -> anyhow::Result<String> {
+    pub fn for_program(&self, bounds: &[(&'static str, u64)], options: &str) -> anyhow::Result<String> {
         let mut told: BTreeMap<&'static str, String> =
             bounds.iter().map(|(name, value)| (*name, value.to_string())).collect();
         told.insert("port", PORT.to_owned());
@@ -39,6 +40,10 @@ impl Way {
         // libpq verifies no certificate by an address that is no name as well.
         if let Some(addresses) = self.parameters.get("hostaddr") {
             told.entry("host").or_insert_with(|| addresses.to_owned());
+        }
+        if !options.is_empty() {
+            let own = told.get("options").map_or_else(String::new, |own| format!("{own} "));
+            told.insert("options", own + options);
         }
         // libpq would prefer it to TLS, and does not look at any certificate then.
         told.insert("gssencmode", "disable".to_owned());
@@ -112,8 +117,12 @@ mod tests {
     use crate::config::ConnectionString;
 
     fn told(text: &str) -> String {
+        told_with(text, "")
+    }
+
+    fn told_with(text: &str, options: &str) -> String {
         let way = Way::of(&ConnectionString::new(text)).unwrap_or_else(|error| panic!("{text}: {error}"));
-        way.for_program(&[("keepalives_idle", 60), ("tcp_user_timeout", 300_000)]).unwrap()
+        way.for_program(&[("keepalives_idle", 60), ("tcp_user_timeout", 300_000)], options).unwrap()
     }
 
     #[test]
@@ -155,6 +164,13 @@ mod tests {
             ),
         ] {
             assert_eq!(told(text), expected);
+        }
+        for (text, expected) in [
+            ("host=/run", " options='-c x=0' "),
+            ("host=/run options='-c a=\\'b\\''", r" options='-c a=\'b\' -c x=0' "),
+        ] {
+            let told = told_with(text, "-c x=0");
+            assert!(told.contains(expected), "{told}");
         }
     }
 }
