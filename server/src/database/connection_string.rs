@@ -224,9 +224,9 @@ impl<'a> Url<'a> {
 
     /// Adds its parameters to others, in their order.
     fn read(&self, pairs: &mut Vec<(String, String)>) -> anyhow::Result<()> {
-        let mut put = |name: &str, value: &str| {
+        let mut put = |name: &str, value: &str| -> anyhow::Result<()> {
             pairs.push((decoded(name)?, decoded(value)?));
-            anyhow::Ok(())
+            Ok(())
         };
         if let Some(user) = self.user.strip_suffix('@') {
             let (user, password) = user.split_once(':').unwrap_or((user, ""));
