@@ -122,6 +122,7 @@ pub fn upgrade(options: &ClusterOptions, tell: &dyn Fn(&str)) -> anyhow::Result<
     postmaster.start(&user, &new.program("pg_ctl"), &[], &dir.log(), ALONE, &|| true)?;
     let counted = run(user
         .command(&new.program("vacuumdb"))
+        .env("PGOPTIONS", without_limits(to))
         .args(["--all", "--analyze-only", "--quiet", "--username", ADMIN, "--host"])
         .arg(dir.socket_dir()));
     postmaster.stop()?;
@@ -267,6 +268,14 @@ fn size(dir: &Path) -> anyhow::Result<u64> {
         }
     }
     Ok(bytes)
+}
+
+/// The options of a session that has as long as it takes, whatever limits of time the operator has set for everybody.
+fn without_limits(major: u32) -> String {
+    let names = ["statement_timeout", "lock_timeout", "idle_session_timeout", "transaction_timeout"];
+    // The last one came with PostgreSQL 17.
+    let names = if major < 17 { &names[..3] } else { &names[..] };
+    names.iter().map(|name| format!("-c {name}=0")).collect::<Vec<_>>().join(" ")
 }
 
 /// Prepares the old cluster for `pg_upgrade`. It has to recover and end in order, since its last end may have been a

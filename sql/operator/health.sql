@@ -111,7 +111,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
                     THEN format('some has waited to be archived for %s minutes: WAL stays, and fills the disk', a.waits)
                     WHEN s.lost IS NOT NULL THEN format('replication slots lost what their readers need: %s', s.lost)
                     WHEN s.behind IS NOT NULL THEN format('replication slots without a reader hold WAL: %s', s.behind)
-                    WHEN a.archives AND a.minutes IS NOT NULL THEN format('it is archived, last %s minutes ago', a.minutes)
+                    WHEN a.archives AND a.minutes >= 0 THEN format('it is archived, last %s minutes ago', a.minutes)
                     WHEN a.archives THEN 'it is archived once there is enough'
                     ELSE 'it is not archived' END,
                CASE WHEN a.idles
@@ -122,7 +122,12 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
                     WHEN s.lost IS NOT NULL THEN 'make those standbys anew, and drop the slots: pg_drop_replication_slot'
                     ELSE 'start those standbys, or drop the slots: pg_drop_replication_slot' END
           FROM (SELECT m.archives, m.archives AND m.means = '' AS idles,
-                       m.archives AND coalesce(r.last_failed_time > r.last_archived_time, r.last_failed_time IS NOT NULL) AS fails,
+                       -- After a clock that was ahead the times say nothing. PostgreSQL archives in the order of the names.
+                       m.archives AND r.failed_count > 0
+                           AND CASE WHEN r.archived_count = 0 THEN true
+                                    WHEN greatest(r.last_failed_time, r.last_archived_time) <= clock_timestamp()
+                                    THEN r.last_failed_time > r.last_archived_time
+                                    ELSE r.last_failed_wal COLLATE "C" > r.last_archived_wal COLLATE "C" END AS fails,
                        -- A command that hangs is counted nowhere.
                        CASE WHEN m.archives
                             THEN (SELECT floor(extract(epoch FROM clock_timestamp() - min(f.modification)) / 60)

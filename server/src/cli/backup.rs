@@ -374,7 +374,7 @@ async fn back_up(
     let mut progress = Progress::new("tables", &["dumping contents of table"], tables(&client).await?);
     progress = progress.of_directory(&database);
     Program::new(&bin, "pg_dump", PURPOSE)
-        .database(url)?
+        .database(url, "")?
         // Sealed bytes are written in hex, which the least compression makes up for.
         .args(["--format=directory", "--compress=1", "--no-unlogged-table-data", "--verbose"])
         .args([format!("--lock-wait-timeout={}s", LOCK_WAIT.as_secs())])

@@ -18,7 +18,7 @@ use crate::{
     body_limits,
     config::{self, Config, DatabaseConfig, Settings},
     database::{
-        Database, DatabaseError, roles,
+        Database, DatabaseError, Way, roles,
         schema_state::{self, SchemaState},
         schemas,
         witness::{DECIDE, PUT_BACK, Witness},
@@ -120,6 +120,7 @@ pub async fn run(settings: &Settings, start: bool, sources: &Sources) -> bool {
     }
     tls(&mut report, &config);
     tls_to_postgresql(&mut report, &config);
+    admin_url(&config);
     metrics(&mut report, &config).await;
     if let Some(line) = status::room(&config) {
         report.verdict(line);
@@ -204,6 +205,14 @@ fn tls_to_postgresql(report: &mut Report, config: &Config) {
                 "the certificate of sslcert ends in {days} days: renew it; servers take the new file over"
             ),
         );
+    }
+}
+
+/// Looks at the connection string of commands, as far as they take it. No server uses it, and its files may be for another user.
+fn admin_url(config: &Config) {
+    if let Some(Err(error)) = config.database.admin_url.as_ref().map(Way::of) {
+        let mend = "a connection string as operate/configure.md of the documentation has them; migrate, backup and restore need it";
+        warning("database.admin_url", &error.to_string(), mend);
     }
 }
 

@@ -22,7 +22,7 @@ use tokio_postgres::Client;
 
 use crate::{
     config::ConnectionString,
-    database::{DatabaseError, Way, connect_as_superuser, with_defaults, without_password},
+    database::{DatabaseError, Way, connect_as_superuser},
     say::say,
 };
 
@@ -58,7 +58,7 @@ impl Program {
     /// `purpose` is how PostgreSQL knows its connection.
     pub fn new(bin: &Path, name: &'static str, purpose: &str) -> Self {
         let mut command = Command::new(bin.join(name));
-        // Nothing of our environment leads it elsewhere; its home is where libpq looks for certificates.
+        // Nothing of our environment leads it elsewhere.
         command
             .env_clear()
             .envs(std::env::var_os("HOME").map(|home| ("HOME", home)))
@@ -83,18 +83,18 @@ impl Program {
         Self { command, name, input: None }
     }
 
-    /// Connects to this database. A password is not among the arguments, which everybody on this machine can see.
-    pub fn database(mut self, url: &ConnectionString) -> anyhow::Result<Self> {
-        let password = Way::of(url)?.config.get_password().map(<[u8]>::to_vec);
+    /// Connects to this database, with these options of the session. A password is not among the arguments, which everybody on
+    /// this machine can see.
+    pub fn database(mut self, url: &ConnectionString, options: &str) -> anyhow::Result<Self> {
+        let way = Way::of(url)?;
         let bounds = [
             ("keepalives_idle", KEEPALIVE.as_secs()),
             ("keepalives_interval", KEEPALIVE_INTERVAL.as_secs()),
             ("tcp_user_timeout", UNACKNOWLEDGED.as_secs() * 1000),
         ];
-        let bounded = with_defaults(&without_password(url), &bounds);
-        self.command.arg("--no-password").arg(format!("--dbname={bounded}"));
-        if let Some(password) = password {
-            self.command.env("PGPASSWORD", String::from_utf8(password).context("the password is no text")?);
+        self.command.arg("--no-password").arg(format!("--dbname={}", way.for_program(&bounds, options)?));
+        if let Some(password) = way.password() {
+            self.command.env("PGPASSWORD", password);
         }
         Ok(self)
     }
@@ -207,10 +207,28 @@ pub async fn connect_to_read(url: &ConnectionString, purpose: &str) -> anyhow::R
     Ok(client)
 }
 
+/// The options of the sessions in which a program writes, some of them idle for hours until others are done: none, unless new
+/// sessions would be read-only, or end while they are idle. (PostgreSQL's programs free themselves from all other limits of time; and
+/// there are poolers that refuse options.)
+pub async fn options_to_write(url: &ConnectionString, purpose: &str) -> anyhow::Result<String> {
+    let client = connect(url, purpose).await?;
+    let row = client.query_one(OPTIONS_TO_WRITE, &[]).await.map_err(DatabaseError::from)?;
+    Ok(row.get(0))
+}
+
+/// A new session's defaults are what its own settings would be reset to.
+const OPTIONS_TO_WRITE: &str = "
+    SELECT coalesce(string_agg(format('-c %s=%s', s.name, f.free), ' ' ORDER BY s.name), '')
+      FROM pg_settings s
+      JOIN (VALUES ('default_transaction_read_only', 'off'), ('idle_session_timeout', '0')) AS f (name, free) ON f.name = s.name
+     WHERE s.reset_val <> f.free";
+
 async fn open(url: &ConnectionString, purpose: &str) -> anyhow::Result<Client> {
     let client = connect_as_superuser(url, purpose).await?;
     client
-        .batch_execute("SET search_path = pg_catalog, pg_temp; SET client_min_messages = warning")
+        .batch_execute(
+            "SET search_path = pg_catalog, pg_temp; SET client_min_messages = warning; SET lock_timeout = '60s'",
+        )
         .await
         .map_err(DatabaseError::from)?;
     Ok(client)

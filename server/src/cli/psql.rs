@@ -1,7 +1,7 @@
 //! `postern psql`: PostgreSQL's own client on the servers' database, as a superuser. A private cluster that no server runs is
 //! started for it, and stopped afterwards: nothing else leads into that.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -18,9 +18,13 @@ use super::{
 };
 use crate::{
     config::{Config, Settings},
-    database::{DatabaseError, Way, without_password},
+    database::{DatabaseError, Way},
     telemetry,
 };
+
+/// Variables of libpq and psql that say how a session is, and not where.
+const OF_SESSIONS: [&str; 7] =
+    ["PGAPPNAME", "PGCLIENTENCODING", "PGCONNECT_TIMEOUT", "PGDATESTYLE", "PGGEQO", "PGOPTIONS", "PGTZ"];
 
 #[derive(Args)]
 pub struct Psql {
@@ -45,12 +49,22 @@ async fn psql(config: &Config, arguments: &[OsString]) -> anyhow::Result<()> {
     let major: i32 =
         connect(url, "psql").await?.query_one(version, &[]).await.map_err(DatabaseError::from)?.get(0);
     let mut psql = Command::new(dump_programs(u32::try_from(major)?)?.join("psql"));
-    psql.arg("--no-password").arg(format!("--dbname={}", without_password(url))).args(arguments);
+    let way = Way::of(url)?;
+    for (name, _) in std::env::vars_os().filter(|(name, _)| leads_elsewhere(name)) {
+        psql.env_remove(name);
+    }
+    psql.arg("--no-password").arg(format!("--dbname={}", way.for_program(&[], "")?)).args(arguments);
     // Not among the arguments, which everybody on this machine can see.
-    if let Some(password) = Way::of(url)?.config.get_password() {
-        psql.env("PGPASSWORD", String::from_utf8(password.to_vec()).context("the password is no text")?);
+    if let Some(password) = way.password() {
+        psql.env("PGPASSWORD", password);
     }
     let status = psql.status().await.context("cannot run psql")?;
     ensure!(status.success(), "psql ended with {status}");
     Ok(())
+}
+
+/// Whether a variable of the environment would tell libpq another way than the connection string.
+fn leads_elsewhere(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("PG") && !name.starts_with("PG_") && !OF_SESSIONS.contains(&&*name)
 }

@@ -31,7 +31,6 @@ use crate::{
     metrics::Instruments,
     tls,
 };
-pub use connection_string::{with_defaults, without_password};
 pub use error::DatabaseError;
 pub(crate) use outcome::outcome;
 pub use outcome::{SqlOutcome, UnknownOutcome};

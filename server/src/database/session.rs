@@ -76,7 +76,10 @@ pub fn settings(statement: Duration, lock: Duration) -> String {
          SET tcp_keepalives_idle = 10;
          SET tcp_keepalives_interval = 5;
          SET tcp_keepalives_count = 2;
-         SET tcp_user_timeout = '10s'",
+         SET tcp_user_timeout = '10s';
+         -- PostgreSQL has it from 17 on. A chore takes longer than what others may have.
+         SELECT pg_catalog.set_config('transaction_timeout', '0', false)
+          WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL",
     )
 }
 

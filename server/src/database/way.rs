@@ -2,13 +2,15 @@
 //! libpq's values of `sslmode` and no certificates; the rest is here and in `connection_string`, with libpq's meaning,
 //! except that a server is known by the names in its certificate's subjectAltName only.
 
+mod for_program;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
     client::{
@@ -21,15 +23,12 @@ use rustls::{
 };
 use tokio_postgres::{
     Client, Config, Connection, Error, Socket,
-    config::{Host, SslMode},
+    config::{Host, LoadBalanceHosts, SslMode},
     tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{
-    DatabaseError,
-    connection_string::{Parameters, split},
-};
+use super::{DatabaseError, connection_string::Parameters};
 use crate::{
     config::ConnectionString,
     from_files::{Contents, FromFiles, Watched, Words},
@@ -47,6 +46,13 @@ const SYSTEM: &str = "system";
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// The file of authorities in the user's home directory, where the connection string names none.
 const HOME_AUTHORITIES: &str = ".postgresql/root.crt";
+/// The statements by which a superuser's session writes, and works and waits for as long as it takes, whatever the defaults of the
+/// database or of all roles are. PostgreSQL has the last of these limits of time from 17 on.
+const FREE: &str = "SET default_transaction_read_only = off;
+     SELECT pg_catalog.set_config(s.name, '0', false)
+       FROM pg_catalog.pg_settings s
+      WHERE s.name IN ('statement_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout',
+                       'transaction_timeout')";
 const WORDS: Words = Words {
     name: "take over other files of TLS to PostgreSQL: those before stay",
     renewed: "new sessions of PostgreSQL have other files of TLS from now on",
@@ -57,6 +63,9 @@ const WORDS: Words = Words {
 pub struct Way {
     pub config: Config,
     tls: Arc<FromFiles<Tls>>,
+    /// What the connection string asks for, in its own words.
+    parameters: Arc<Parameters>,
+    asked: Arc<Asked>,
 }
 
 /// TLS of new sessions, as the files of the connection string have it.
@@ -68,10 +77,10 @@ struct Tls {
 
 /// TLS as a connection string asks for it.
 struct Asked {
+    mode: Mode,
     authorities: Authorities,
     /// The file of a certificate of ours, and that of its key.
     ours: Option<(PathBuf, PathBuf)>,
-    by_name: bool,
 }
 
 /// The authorities that vouch for a server.
@@ -100,12 +109,13 @@ pub async fn connect_as_superuser(admin_url: &ConnectionString, name: &str) -> a
     let mut way = Way::of(admin_url).context("database.admin_url is not a valid connection string")?;
     // It may be idle for hours during a dump, and routers forget such connections.
     way.config.application_name(name).keepalives_idle(KEEPALIVE);
+    // Of several hosts the first that answers, as for the programs that work beside this session.
+    way.config.load_balance_hosts(LoadBalanceHosts::Disable);
     let (client, connection) =
         way.connect().await.map_err(DatabaseError::from).context("cannot connect with database.admin_url")?;
     tokio::spawn(connection);
-    // A superuser's command writes, whatever the default of the database or of all roles is.
-    let writes = client.batch_execute("SET default_transaction_read_only = off").await;
-    writes.map_err(DatabaseError::from).context("cannot begin a session with database.admin_url")?;
+    let free = client.batch_execute(FREE).await;
+    free.map_err(DatabaseError::from).context("cannot begin a session with database.admin_url")?;
     Ok(client)
 }
 
@@ -115,25 +125,42 @@ impl Way {
     /// # Errors
     /// A connection string that does not parse, or asks for what there is not; certificates that cannot be read.
     pub fn of(url: &ConnectionString) -> Result<Self, DatabaseError> {
-        let (text, parameters) = split(url.as_str());
-        let mut config: Config = text.parse()?;
         let refused = |error: anyhow::Error| DatabaseError::Settings(format!("{error:#}"));
-        let mode = parameters.verified().map_err(refused)?;
-        let tls = parameters.asked(mode).and_then(Asked::load).map_err(refused)?;
+        let parameters = Parameters::of(url.as_str()).map_err(refused)?;
+        let mut config: Config = parameters.for_driver().parse()?;
+        if let Some(time) = parameters.unacknowledged() {
+            config.tcp_user_timeout(time);
+        }
         // As for libpq, an address is the server's name where there is no other.
         if config.get_hosts().is_empty() {
             for address in config.get_hostaddrs().to_vec() {
                 config.host(address.to_string());
             }
         }
-        let is_local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+        let mode = parameters.verified().map_err(refused)?;
+        let sockets = config.get_hosts().iter().filter(|host| matches!(host, Host::Unix(_))).count();
+        let is_local = sockets == config.get_hosts().len();
+        let asks_for_tls = !matches!(mode, Mode::Disable | Mode::Prefer);
+        // The driver and libpq would go different ways, one of them perhaps without TLS.
+        if sockets > 0 && (!config.get_hostaddrs().is_empty() || !is_local && asks_for_tls) {
+            return Err(refused(anyhow!(
+                "a directory of a socket is among its hosts, which goes neither with hostaddr nor, beside other hosts, with an sslmode that asks for TLS"
+            )));
+        }
         config.ssl_mode(match mode {
             _ if is_local => SslMode::Disable,
             Mode::Disable => SslMode::Disable,
             Mode::Prefer => SslMode::Prefer,
             Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
         });
-        Ok(Self { config, tls: Arc::new(tls) })
+        let asked = Arc::new(parameters.asked(mode).map_err(refused)?);
+        let tls = load(asked.clone()).map_err(refused)?;
+        Ok(Self { config, tls: Arc::new(tls), parameters: Arc::new(parameters), asked })
+    }
+
+    /// The password, if the connection string has one.
+    pub fn password(&self) -> Option<&str> {
+        self.parameters.get("password")
     }
 
     /// The files of TLS, which somebody has to look at while new sessions are opened; none if there are none.
@@ -159,8 +186,8 @@ impl Way {
 impl Parameters {
     /// How much of a server is verified.
     fn verified(&self) -> anyhow::Result<Mode> {
-        let is_system = self.authorities.as_deref() == Some(SYSTEM);
-        let mode = match self.mode.as_deref() {
+        let is_system = self.get("sslrootcert") == Some(SYSTEM);
+        let mode = match self.get("sslmode") {
             None if is_system => Mode::VerifyFull,
             None | Some("prefer") => Mode::Prefer,
             Some("disable") => Mode::Disable,
@@ -175,11 +202,16 @@ impl Parameters {
                 "sslrootcert=system needs sslmode=verify-full: anybody can have a certificate of an authority"
             );
         }
+        if self.get("sslnegotiation") == Some("direct") && matches!(mode, Mode::Disable | Mode::Prefer) {
+            bail!(
+                "sslnegotiation=direct needs an sslmode that asks for TLS: require, verify-ca or verify-full"
+            );
+        }
         Ok(mode)
     }
 
-    fn asked(self, mode: Mode) -> anyhow::Result<Asked> {
-        let authorities = match (self.authorities, mode) {
+    fn asked(&self, mode: Mode) -> anyhow::Result<Asked> {
+        let authorities = match (self.get("sslrootcert"), mode) {
             (_, Mode::Disable) | (None, Mode::Prefer | Mode::Require) => Authorities::Nobody,
             (Some(file), _) if file == SYSTEM => Authorities::System,
             (Some(file), _) => Authorities::Of(file.into()),
@@ -192,33 +224,34 @@ impl Parameters {
                 Authorities::Of(file)
             }
         };
-        let ours = match (self.certificate, self.key) {
+        let ours = match (self.get("sslcert"), self.get("sslkey")) {
             (None, None) => None,
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             _ => bail!("sslcert and sslkey go together: give both, or neither"),
         };
-        Ok(Asked { authorities, ours, by_name: mode == Mode::VerifyFull })
+        Ok(Asked { mode, authorities, ours })
     }
 }
 
-impl Asked {
-    fn load(self) -> anyhow::Result<FromFiles<Tls>> {
-        let mut files = Vec::new();
-        if let Authorities::Of(file) = &self.authorities {
-            files.push(file.clone());
-        }
-        if let Some((certificate, key)) = &self.ours {
-            files.extend([certificate.clone(), key.clone()]);
-        }
-        FromFiles::load(files, WORDS, move |contents, present: Option<&Tls>| {
-            let made = self.tls(contents)?;
-            if let Some((file, _)) = &self.ours {
-                refuse_worse(file, &made, present)?;
-            }
-            Ok(made)
-        })
+/// Reads the files of TLS that are asked for.
+fn load(asked: Arc<Asked>) -> anyhow::Result<FromFiles<Tls>> {
+    let mut files = Vec::new();
+    if let Authorities::Of(file) = &asked.authorities {
+        files.push(file.clone());
     }
+    if let Some((certificate, key)) = &asked.ours {
+        files.extend([certificate.clone(), key.clone()]);
+    }
+    FromFiles::load(files, WORDS, move |contents, present: Option<&Tls>| {
+        let made = asked.tls(contents)?;
+        if let Some((file, _)) = &asked.ours {
+            refuse_worse(file, &made, present)?;
+        }
+        Ok(made)
+    })
+}
 
+impl Asked {
     fn tls(&self, contents: &Contents) -> anyhow::Result<Tls> {
         let authorities = match &self.authorities {
             Authorities::Nobody => None,
@@ -232,7 +265,7 @@ impl Asked {
         let verifier = Verifier {
             roots: authorities.clone().map(tls::roots),
             authorities: authorities.unwrap_or_default(),
-            by_name: self.by_name,
+            by_name: self.mode == Mode::VerifyFull,
             provider: provider.clone(),
         };
         let config = ClientConfig::builder_with_provider(provider)
@@ -352,6 +385,10 @@ mod tests {
             "host=db sslmode=verify-full sslrootcert=/nowhere/root.crt",
             "host=db sslmode=require sslrootcert=system",
             "host=db sslmode=require sslcert=/nowhere/client.crt",
+            "host=/run/postgresql hostaddr=127.0.0.1 sslmode=require",
+            "host=/run/postgresql,db sslmode=require",
+            "host=db sslnegotiation=direct",
+            "host=db sslpassword=x",
         ] {
             assert!(matches!(way(refused), Err(DatabaseError::Settings(_))), "{refused}");
         }

@@ -379,6 +379,7 @@ async fn a_dear_call_has_a_lane_of_its_own_and_a_transaction_that_was_given_up_i
 async fn a_session_has_the_settings_that_it_needs_whatever_the_defaults_are() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin().await;
+    cluster.limit_everybody(3).await;
     for setting in [
         "default_transaction_isolation = 'serializable'",
         "default_transaction_read_only = on",
@@ -404,9 +405,15 @@ async fn a_session_has_the_settings_that_it_needs_whatever_the_defaults_are() {
         Database::new(&ConnectionString::new(world.cluster.server_url()), &DatabaseConfig::default());
     let row = sessions
         .unwrap()
-        .query_one("SELECT current_setting('transaction_isolation'), current_setting('TimeZone')", &[])
+        .query_one(
+            "SELECT current_setting('transaction_isolation'), current_setting('TimeZone'),
+                    (SELECT string_agg(s.name, ', ') FROM pg_catalog.pg_settings s
+                      WHERE s.name IN ('idle_session_timeout', 'transaction_timeout') AND s.setting <> '0')",
+            &[],
+        )
         .await
         .unwrap();
+    assert_eq!(row.get::<_, Option<&str>>(2), None, "these limits are for others");
     assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("read committed", "UTC"));
     world.stock(40).await;
     // Longer than any session would last.

@@ -133,6 +133,69 @@ async fn health_says_that_nothing_archives_and_that_wal_waits_for_a_command_that
     .await;
 }
 
+/// Archiving is judged by what is archived, where a clock that was ahead dated the last failure or the last success.
+#[tokio::test]
+async fn health_is_not_led_astray_by_times_of_archiving_that_a_clock_ahead_gave() {
+    const COMMAND: &str = "ALTER SYSTEM SET archive_command = 'test ! -e broken'";
+    const AHEAD: u32 = 300;
+    let clock = MovedClock::of_others();
+    let mut cluster = Cluster::start_with(clock.calendar()).await;
+    for setting in ["ALTER SYSTEM SET archive_mode = on", COMMAND] {
+        cluster.admin().await.batch_execute(setting).await.unwrap();
+    }
+    cluster.restart().await;
+    let admin = cluster.admin().await;
+    // In PostgreSQL's data directory, where the command runs.
+    let broken = cluster.data_dir().join("cluster/broken");
+    // It also wakes the archiver, whose own waits are by the clock.
+    let finish_a_segment = async || {
+        admin.batch_execute("SELECT pg_logical_emit_message(false, 'postern', 'full')").await.unwrap();
+        admin.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    };
+    let count = async |what: &str| -> i64 {
+        admin.query_one(&format!("SELECT {what} FROM pg_stat_archiver"), &[]).await.unwrap().get(0)
+    };
+    let more = async |what: &str, before: i64| {
+        eventually(what, async || (count(what).await > before).then_some(())).await;
+    };
+    let assert_fails = async |when: &str| {
+        let (verdict, says) = verdict(&admin, "WAL").await;
+        assert!(verdict == "problem" && says.contains("archiving fails"), "{when}: {says}");
+    };
+    let waits = async || -> i64 {
+        let sql = "SELECT count(*) FROM pg_ls_archive_statusdir() f WHERE f.name LIKE '%.ready'";
+        admin.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    finish_a_segment().await;
+    more("archived_count", 0).await;
+
+    // It fails while the clock is ahead, and the clock is set right before it succeeds.
+    clock.move_to_day(AHEAD);
+    fs::write(&broken, "").unwrap();
+    finish_a_segment().await;
+    more("failed_count", 0).await;
+    assert_fails("while the clock is ahead").await;
+    clock.move_to_day(0);
+    assert_fails("after the clock was set right").await;
+    fs::remove_file(&broken).unwrap();
+    finish_a_segment().await;
+    eventually("all is archived", async || (waits().await == 0).then_some(())).await;
+    eventually("it is ok", async || (verdict(&admin, "WAL").await.0 == "ok").then_some(())).await;
+
+    // It succeeds while the clock is ahead, and fails after the clock was set right.
+    clock.move_to_day(AHEAD);
+    let (archived, failed) = (count("archived_count").await, count("failed_count").await);
+    finish_a_segment().await;
+    more("archived_count", archived).await;
+    clock.move_to_day(0);
+    let (verdict, says) = verdict(&admin, "WAL").await;
+    assert!(verdict == "ok" && !says.contains('-'), "no time that is to come: {says}");
+    fs::write(&broken, "").unwrap();
+    finish_a_segment().await;
+    more("failed_count", failed).await;
+    assert_fails("though the last success is of the future").await;
+}
+
 #[tokio::test]
 async fn health_says_what_is_wrong_of_each_item() {
     let world = World::builder().start().await;

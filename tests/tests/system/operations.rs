@@ -563,6 +563,16 @@ async fn a_lock_that_another_session_holds_ends_a_migration_in_time_and_unharmed
     assert_eq!(report.unwrap().to_string(), "the database is up to date");
 }
 
+#[tokio::test]
+async fn a_migration_takes_as_long_as_it_needs_whatever_limits_of_time_hold_for_everybody() {
+    let cluster = Cluster::start().await;
+    cluster.limit_everybody(3).await;
+    let slow = "DO $$ BEGIN PERFORM pg_catalog.pg_sleep(5); END $$";
+    let release = Release::embedded().with_migration("V1000__slow", slow).unwrap();
+    let report = release.migrate(&ConnectionString::new(cluster.admin_url())).await.unwrap().to_string();
+    assert_eq!(report, "migrated: V1000__slow, and functions updated");
+}
+
 /// The next release is this one with a migration and a function more. Each of its parts uses the one before.
 #[tokio::test]
 async fn an_upgrade_brings_the_extension_then_migrations_then_functions_under_a_running_server() {

@@ -23,6 +23,8 @@ use tokio::{
 };
 use tokio_postgres::Client as Connection;
 
+use crate::backup::{fails, succeeds};
+
 /// Longer than any bound of these servers, on a busy machine.
 const SECONDS: Duration = Duration::from_secs(50);
 /// The series of the end of the certificate that is served.
@@ -428,6 +430,84 @@ async fn every_connection_to_postgresql_has_the_tls_that_the_url_asks_for() {
     );
     let output = wrong.output().await.unwrap();
     assert!(!output.status.success(), "another name");
+}
+
+/// PostgreSQL's programs go the way that the URL says, whichever libpq they have (that of 15 knows no `system`), and whatever is in
+/// their user's home directory and environment.
+#[tokio::test(flavor = "multi_thread")]
+async fn backup_restore_and_psql_have_the_tls_that_the_url_asks_for() {
+    let authority = Authority::new();
+    let (cluster, address) = Cluster::start_with_tls(&authority.certify(&["db.example"])).await;
+    assert!(Server::start(&cluster).await.terminate().await.success());
+    cluster.another_database("elsewhere").await;
+    let to = |database: &str, more: &str| {
+        format!("host=db.example hostaddr={address} user=postern_admin dbname={database} {more}")
+    };
+    let places = tempfile::tempdir().expect("there is room");
+    // libpq alone would verify by this authority, also where nothing is to be verified.
+    let home = places.path().join("home");
+    fs::create_dir_all(home.join(".postgresql")).expect("it is ours");
+    fs::copy(Authority::new().file(), home.join(".postgresql/root.crt")).expect("it can be copied");
+    let run = |command: &str, url: &str| {
+        let mut run = postern();
+        run.arg(command)
+            .env("POSTERN_DOMAIN", HOME)
+            .env("POSTERN_MASTER_KEY", cluster.master_key())
+            .env("POSTERN_DATABASE_ADMIN_URL", url)
+            .env("SSL_CERT_FILE", authority.file())
+            .env("HOME", &home)
+            .env("PGSERVICE", "nowhere")
+            .env("PGSSLMODE", "disable");
+        run
+    };
+    let file = format!("sslmode=verify-full sslrootcert={}", authority.file().display());
+    for (number, more) in [
+        "sslrootcert=system",
+        file.as_str(),
+        "sslmode=require",
+        "",
+        "load_balance_hosts=random keepalives_count=3 tcp_user_timeout=60000 gssencmode=prefer sslnegotiation=postgres",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let said = succeeds(run("psql", &to("postern", more)).args([
+            "--",
+            "-XAtc",
+            "SELECT s.ssl, s.version FROM pg_stat_ssl s WHERE s.pid = pg_backend_pid()",
+        ]))
+        .await;
+        assert!(said.contains("t|TLSv1.3"), "{more:?}: {said}");
+        let dir = places.path().join(number.to_string());
+        succeeds(run("backup", &to("postern", more)).arg(&dir)).await;
+    }
+    let system = to("elsewhere", "sslrootcert=system");
+    succeeds(run("restore", &system).arg(places.path().join("0"))).await;
+
+    // What the driver cannot do is refused before anything is done, and `check` says so.
+    for (more, expected) in [
+        ("sslpassword=x", "sslpassword is not supported: name a file in sslkey"),
+        ("service=x", "service is not supported: write what the service says"),
+        ("require_auth=scram-sha-256", "require_auth is not supported"),
+        ("gssencmode=require", "gssencmode is not supported"),
+        ("target_session_attrs=primary", "read-write finds the primary"),
+        ("sslnegotiation=direct", "sslnegotiation=direct needs an sslmode"),
+    ] {
+        let url = to("postern", more);
+        for command in ["migrate", "psql"] {
+            fails(&mut run(command, &url), expected).await;
+        }
+        for command in ["backup", "restore"] {
+            // A restore looks at the backup first.
+            let dir = if command == "restore" { "0" } else { "refused" };
+            fails(run(command, &url).arg(places.path().join(dir)), expected).await;
+        }
+        let mut check = run("check", &url);
+        check.env("POSTERN_DATABASE_URL", cluster.server_url());
+        let said = succeeds(&mut check).await;
+        assert!(said.contains("warning  database.admin_url: ") && said.contains(expected), "{more}: {said}");
+        fails(check.env("POSTERN_DATABASE_URL", &url), expected).await;
+    }
 }
 
 /// A connection string for the server's role, with all files of TLS.

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use super::{PURPOSE, roles};
 use crate::{
     cli::{
-        dump::{Program, Progress},
+        dump::{Program, Progress, options_to_write},
         manifest::{DATABASE, Manifest},
     },
     config::ConnectionString,
@@ -67,7 +67,8 @@ async fn restore_entries(
     watch: impl FnMut(&str),
 ) -> anyhow::Result<()> {
     Program::new(bin, "pg_restore", PURPOSE)
-        .database(url)?
+        // Settings of the database and of roles are there already.
+        .database(url, &options_to_write(url, PURPOSE).await?)?
         .args(["--exit-on-error", "--verbose", "--no-subscriptions", "--no-tablespaces"])
         .args(["--use-list=/dev/stdin"])
         .args([format!("--jobs={jobs}")])

@@ -306,6 +306,19 @@ impl Cluster {
         self.admin_url().replace("dbname=postern", &format!("dbname={name}"))
     }
 
+    /// Gives all sessions from now on each limit of time that this PostgreSQL has, of so many seconds, as operators do for people
+    /// and applications.
+    pub async fn limit_everybody(&self, seconds: u32) {
+        let admin = self.admin().await;
+        let limits = "SELECT s.name FROM pg_settings s
+                       WHERE s.name IN ('statement_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout',
+                                        'transaction_timeout')";
+        for row in admin.query(limits, &[]).await.expect("they can be read") {
+            let set = format!("ALTER ROLE ALL SET {} = '{seconds}s'", row.get::<_, &str>(0));
+            admin.batch_execute(&set).await.expect("a superuser may");
+        }
+    }
+
     pub fn server_url(&self) -> String {
         self.running().server_url()
     }

@@ -2,17 +2,19 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
 };
 
-use postern_tests_kit::{Cluster, DataDir, HOME, KeptOrder, PATIENCE, Server, eventually, postern};
+use postern_tests_kit::{
+    Cluster, DataDir, HOME, KeptOrder, PATIENCE, Server, connect_to, eventually, postern, program,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     time::timeout,
 };
 
-use super::{A_LINE, assert_tells_progress, fails, on, said, succeeds};
+use super::{A_LINE, BackedUp, assert_tells_progress, fails, into_database, on, said, succeeds};
 
 #[tokio::test]
 async fn a_backup_has_its_name_once_all_of_it_is_on_disk() {
@@ -168,4 +170,47 @@ async fn postern_busy(dir: &DataDir) -> String {
     let mut upgrade = postern();
     upgrade.args(["upgrade-cluster", "--domain", HOME, "--data-dir"]).arg(dir.path());
     said(&upgrade.output().await.expect("it runs"))
+}
+
+/// PostgreSQL's programs, of which those that connect wait for so many seconds first; returns their `pg_config`.
+fn waiting_programs(place: &Path, seconds: u32) -> PathBuf {
+    let script = |name: &str, text: String| {
+        let (source, path) = (place.join("source"), place.join(name));
+        fs::write(&source, format!("#!/bin/sh\n{text}\n")).unwrap();
+        // Not by this process: a child of another test could hold it open for writing when it is run.
+        let installed = std::process::Command::new("install").arg(&source).arg(&path).status().unwrap();
+        assert!(installed.success());
+        path
+    };
+    fs::create_dir(place).unwrap();
+    for name in ["pg_dump", "pg_restore"] {
+        let wait = format!("case \"$*\" in *--dbname=*) sleep {seconds};; esac");
+        script(name, format!("{wait}\nexec {} \"$@\"", program(name).display()));
+    }
+    script("pg_config", format!("echo {}", place.display()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_time_that_hold_for_everybody_end_no_backup_and_no_restore() {
+    // All that takes long takes longer than a limit: the programs, making an index, its statistics.
+    let slow = "CREATE FUNCTION public.slowly(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE
+                    AS 'BEGIN PERFORM pg_catalog.pg_sleep(6); RETURN $1; END';
+                CREATE TABLE public.slow (number integer); INSERT INTO public.slow VALUES (7);
+                CREATE INDEX ON public.slow (public.slowly(number))";
+    let BackedUp { admin, cluster, places, elsewhere, .. } = BackedUp::start_with(slow).await;
+    let programs = waiting_programs(&places.path().join("waiting"), 6);
+    cluster.limit_everybody(4).await;
+    // The restored database is to be read-only by default, too.
+    admin.batch_execute("ALTER DATABASE postern SET default_transaction_read_only = on").await.unwrap();
+
+    let dir = places.path().join("limited");
+    let said = succeeds(on(&cluster, "backup", &dir).env("PG_CONFIG", &programs)).await;
+    assert!(said.contains("verified"), "{said}");
+    let said = succeeds(into_database(&cluster, &dir, &elsewhere).env("PG_CONFIG", &programs)).await;
+    assert!(said.contains("restored: "), "{said}");
+    let client = connect_to(&elsewhere).await.unwrap();
+    let found = "SELECT (SELECT number FROM public.slow), current_setting('default_transaction_read_only'),
+                        (SELECT undecided FROM operator.current_generation())";
+    let row = client.query_one(found, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, &str>(1), row.get::<_, &str>(2)), (7, "on", "no"));
 }
