@@ -130,7 +130,7 @@ async fn a_contact_that_took_another_name_and_then_began_anew_is_told_as_both() 
         |event: &Event| matches!(event, Event::IdentityReset { user, name: None } if user == anew.user());
     let events = until(&bob, reset).await;
     let renamed = Event::Renamed { from: before.clone(), to: anew.user().clone() };
-    let place = |what: &dyn Fn(&Event) -> bool| events.iter().position(|event| what(event));
+    let place = |what: &dyn Fn(&Event) -> bool| events.iter().position(what);
     assert!(place(&|event| *event == renamed) < place(&reset), "{events:?}");
     assert!(events.contains(&renamed), "{events:?}");
     assert!(!is_ignored(&events, "does not confirm"), "it took effect: {events:?}");
