@@ -45,7 +45,7 @@ fn a_commit_that_begins_another_epoch_than_the_one_of_its_number_raises_a_doubt(
     let Restored { bob, id, before, .. } = Restored::new();
     bob.receive(&commits(&before, &id)).unwrap();
     assert_eq!(state(&bob, &id), strayed::State::Doubtful);
-    assert_eq!(bob.store.read(strayed::due).unwrap(), [id.clone()], "it is looked at at once");
+    assert_eq!(bob.store.read(strayed::due).unwrap(), std::slice::from_ref(&id), "it is looked at at once");
     assert!(bob.events().is_empty(), "nothing is known for sure");
 }
 
