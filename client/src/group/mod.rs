@@ -15,6 +15,7 @@ mod ghost;
 mod handover;
 mod introduce;
 mod join;
+mod late_commit;
 mod leave;
 pub(crate) mod left_place;
 mod links;

@@ -86,7 +86,8 @@ CREATE INDEX unfollowed_group ON unfollowed (group_id);
 -- more, until it is back.
 CREATE TABLE onlookers (
     group_id BLOB PRIMARY KEY,
-    state BLOB NOT NULL                 -- openmls's public state, and the leaf keys and pseudonyms that are trusted, in CBOR
+    state BLOB NOT NULL                 -- openmls's public state, the leaf keys and pseudonyms that are trusted, and the pseudonyms
+                                        -- of admins, in CBOR
 ) STRICT;
 
 -- Clients that members are, as both keys signed, and the number of each member's last message. Of members that left,
