@@ -127,6 +127,7 @@ CREATE TABLE invitations (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
     user TEXT NOT NULL,                 -- name@domain
+    retried INTEGER NOT NULL DEFAULT 0, -- 1 once the DS refused a KeyPackage, and another one was asked for
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 
