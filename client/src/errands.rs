@@ -269,7 +269,7 @@ impl Session {
     pub(crate) async fn add_invited(&self, step: &Step<'_>, id: &GroupId) -> Result<()> {
         let added = self.commit(step, id, group::add_invited).await;
         match self.why_not_added(id, &added)? {
-            Some(why) => self.add_each(step, id, &why).await?,
+            Some(why) => self.add_each(step, id, (&why, is_invalid(&added))).await?,
             None => added?,
         }
         // Not before: a device that cannot follow the group would judge by who was in it once.
@@ -280,8 +280,8 @@ impl Session {
         Ok(())
     }
 
-    /// Adds those who are invited one by one, since for this reason they do not come in together.
-    async fn add_each(&self, step: &Step<'_>, id: &GroupId, why: &str) -> Result<()> {
+    /// Adds those who are invited one by one, since they do not come in together: that failed, for this reason.
+    async fn add_each(&self, step: &Step<'_>, id: &GroupId, (why, was_invalid): (&str, bool)) -> Result<()> {
         let invited: Vec<_> = self.invited(id)?.into_iter().filter(|it| it.is_free).collect();
         let is_admin = self.store.read(|tx| {
             let group = GroupState::load(tx, id)?;
@@ -291,13 +291,13 @@ impl Session {
         for invited in invited {
             let client_key = invited.client_key;
             if !is_one_of_them {
-                self.withdraw(id, &client_key, why)?;
+                self.refused(id, &client_key, (why, was_invalid))?;
                 continue;
             }
             let alone =
                 self.commit(step, id, |tx, group| group::add_invited_client(tx, group, &client_key)).await;
             match self.why_not_added(id, &alone)? {
-                Some(why) => self.withdraw(id, &client_key, why)?,
+                Some(why) => self.refused(id, &client_key, (&why, is_invalid(&alone)))?,
                 None => alone?,
             }
         }
@@ -313,6 +313,21 @@ impl Session {
     fn why_not_added(&self, id: &GroupId, added: &Result<()>) -> Result<Option<String>> {
         let Err(error) = added else { return Ok(None) };
         self.store.write(|tx| Ok(group::why_not_added(tx, id, error)))
+    }
+
+    /// Ends an invitation, after an attempt to keep it failed for this reason. Where the DS found something invalid in the
+    /// commit, another KeyPackage is tried once before: the one at hand may have become too old for the group.
+    fn refused(&self, id: &GroupId, client_key: &PublicKey, (why, was_invalid): (&str, bool)) -> Result<()> {
+        let tries_another = was_invalid
+            && self.store.write(|tx| {
+                let tries = group::try_another_key_package(tx, id, client_key)?;
+                if tries && let Some(user) = invitations::waits_for_client(tx, client_key)? {
+                    let what = "is not added yet, and another KeyPackage is asked for";
+                    Event::ignored(format!("{user} {what}: {why}")).record(tx)?;
+                }
+                Ok(tries)
+            })?;
+        if tries_another { Ok(()) } else { self.withdraw(id, client_key, why) }
     }
 
     /// Ends an invitation that cannot be kept.
@@ -406,6 +421,11 @@ impl Session {
         }
         self.store.write(group::hear_states)
     }
+}
+
+/// Whether the DS found something invalid in a commit.
+fn is_invalid(committed: &Result<()>) -> bool {
+    committed.as_ref().is_err_and(|error| error.problem() == Some(ProblemType::InvalidMls))
 }
 
 /// Awaits an attempt to remove from a group those members that are no devices of their users any more, and notes its end. A removed

@@ -53,6 +53,12 @@ pub(crate) fn waits_for_user(tx: &Tx<'_>, user: &UserName) -> Result<bool> {
     Ok(tx.sql().query_row(sql, [user.to_string()], |row| row.get(0))?)
 }
 
+/// Notes that a client is invited by another KeyPackage than the one that was refused. Returns false if that was noted before.
+pub(crate) fn retry(tx: &Tx<'_>, group: &GroupId, client_key: &PublicKey) -> Result<bool> {
+    let sql = "UPDATE invitations SET retried = 1 WHERE group_id = ?1 AND client_key = ?2 AND retried = 0";
+    Ok(tx.sql().execute(sql, params![group.to_mls(), client_key.as_bytes()])? == 1)
+}
+
 /// A group does not wait for a client any more.
 pub(crate) fn end(tx: &Tx<'_>, group: &GroupId, client_key: &PublicKey) -> Result<()> {
     tx.sql().execute(

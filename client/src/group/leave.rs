@@ -157,6 +157,18 @@ impl GroupState {
     }
 }
 
+/// Has another KeyPackage fetched of a client that is invited, in place of those at hand, after the DS refused the MLS of a commit
+/// with one of these: how long one has to be good in this group, only the DS knows. Returns false if that was done before.
+pub(crate) fn try_another_key_package(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<bool> {
+    let Some(user) = invitations::waits_for_client(tx, client_key)? else { return Ok(false) };
+    if !invitations::retry(tx, id, client_key)? {
+        return Ok(false);
+    }
+    key_packages::forget_key_packages_of(tx, client_key)?;
+    invitations::want_key_packages(tx, &user)?;
+    Ok(true)
+}
+
 /// Forgets the invitation of a client into a group, which the DS refuses, and the KeyPackage that was to serve it. The others at
 /// hand are as good for other groups as they were.
 pub(crate) fn withdraw_invitation(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<()> {

@@ -15,6 +15,7 @@ mod ghost;
 mod handover;
 mod introduce;
 mod join;
+mod late_commit;
 mod leave;
 pub(crate) mod left_place;
 mod links;
@@ -55,7 +56,7 @@ pub(crate) use self::{
     },
     introduce::{introduce, waiting_groups},
     join::{forget_early, join, join_at_last, join_later, late_welcomes, take_early, tree_of_welcome},
-    leave::withdraw_invitation,
+    leave::{try_another_key_package, withdraw_invitation},
     links::{NAMES_USER, hear_states, told_states, unconfirmed, was_asked},
     members::{claims, devices_of, history, members, pending_events},
     onlooker::keep as keep_unfollowed,

@@ -4,9 +4,11 @@
 //! the tables `unfollowed` and `onlookers`.
 //!
 //! The rules of `rules.rs` are not checked here, on purpose: the DS enforces rights, and who is an admin is compared when this
-//! device comes back. A leaf becomes trusted by two things alone: its pseudonym is that of a trusted device, and that device,
-//! or the user's key as trusted devices have it, signed for the leaf. So a commit that breaks the rules brings no ghost into
-//! anybody's place: for that, a device of the same user has to sign.
+//! device comes back. A leaf becomes trusted in two ways alone. Its pseudonym is that of a trusted device, and that device, or
+//! the user's key as trusted devices have it, signed for the leaf. Or nobody had its pseudonym, and a trusted device of a user
+//! signed for it who was an admin when this device knew the group last, and in each epoch since. So a commit that breaks the
+//! rules brings no ghost in, neither into anybody's place nor by making its maker an admin: a device of the same user has to sign
+//! for that, or one whose user may bring anybody in.
 //!
 //! The messages that are kept are bounded, for each group and for all together. The devices that are trusted in a group are not
 //! bounded until this device is back there: only members of a group add to them, and pay for each message.
@@ -36,6 +38,7 @@ use serde::{Deserialize, Serialize};
 use tls_codec::Deserialize as _;
 
 use super::{
+    late_commit,
     outstanding::{self, Kind},
     record,
     rules::{self, Leaf},
@@ -64,8 +67,10 @@ pub(super) struct Onlooker {
     /// Keeps in memory what the group becomes.
     provider: OpenMlsRustCrypto,
     group: PublicGroup,
-    /// The devices that were there when this one knew the group last, and those that they let into their users' places.
+    /// The devices that were there when this one knew the group last, and those that they let in, without those that went.
     trusted: HashSet<Place>,
+    /// The users who were admins when this device knew the group last, and are since: another one may have made itself an admin.
+    admins: HashSet<Pseudonym>,
 }
 
 /// Keeps a commit or proposal of a group that this device is in, which had no effect here.
@@ -177,7 +182,7 @@ impl Onlooker {
     }
 
     /// The devices that users whom this device knows in the group have in their own places, with those that they let in since
-    /// it could not follow, as far as the messages prove it that came.
+    /// it could not follow, and those of users whom admins added, as far as the messages prove it that came.
     pub(super) fn trusted(&self) -> &HashSet<Place> {
         &self.trusted
     }
@@ -198,15 +203,16 @@ impl Onlooker {
             let Some(group) = PublicGroup::load(tx.storage(), &mls_id)? else { return Ok(None) };
             copy(tx, &group, provider.storage())?;
             let trusted = leaves(&group).iter().map(place).collect();
-            return Ok(Some(Self { id: id.clone(), provider, group, trusted }));
+            let admins = admins(&group);
+            return Ok(Some(Self { id: id.clone(), provider, group, trusted, admins }));
         };
-        let (entries, trusted): (Vec<(Payload, Payload)>, Vec<Place>) =
+        let (entries, trusted, admins): (Vec<(Payload, Payload)>, Vec<Place>, Vec<Pseudonym>) =
             decode(&saved, "what is known of a group that cannot be followed")?;
         let entries = entries.into_iter().map(|(key, value)| (key.into_bytes(), value.into_bytes()));
         *provider.storage().values.write().unwrap_or_else(PoisonError::into_inner) = entries.collect();
         let group = PublicGroup::load(provider.storage(), &mls_id).ok().flatten();
-        let trusted = trusted.into_iter().collect();
-        Ok(group.map(|group| Self { id: id.clone(), provider, group, trusted }))
+        let (trusted, admins) = (trusted.into_iter().collect(), admins.into_iter().collect());
+        Ok(group.map(|group| Self { id: id.clone(), provider, group, trusted, admins }))
     }
 
     /// The group as the DS showed it. `None` for one that does not verify: openmls refuses here, too, what a commit by which
@@ -223,7 +229,7 @@ impl Onlooker {
             PublicGroup::from_external(crypto, storage, tree, info, ProposalStore::new()).ok()?;
         rules::check_members(&group).ok()?;
         let trusted = leaves(&group).iter().map(place).collect();
-        Some(Self { id: id.clone(), provider, group, trusted })
+        Some(Self { id: id.clone(), provider, trusted, admins: admins(&group), group })
     }
 
     /// Keeps what the onlooker knows in place of the messages that it saw.
@@ -234,21 +240,31 @@ impl Onlooker {
         let values = storage.values.read().unwrap_or_else(PoisonError::into_inner);
         let entries: Vec<_> = values.iter().map(entry).collect();
         let trusted: Vec<_> = self.trusted.iter().copied().collect();
+        let admins: Vec<_> = self.admins.iter().copied().collect();
         tx.sql().execute(
             "INSERT OR REPLACE INTO onlookers (group_id, state) VALUES (?1, ?2)",
-            params![self.id.to_mls(), encode(&(entries, trusted))],
+            params![self.id.to_mls(), encode(&(entries, trusted, admins))],
         )?;
         Ok(())
     }
 
     /// Follows a message as the DS does. `None` for one that does not go on from here.
-    fn follow(&mut self, message: &MlsMessage) -> Option<()> {
-        let MlsMessageBodyIn::PublicMessage(message) = mls::parse(message.as_bytes())? else { return None };
+    fn follow(&mut self, queued: &MlsMessage) -> Option<()> {
+        let MlsMessageBodyIn::PublicMessage(message) = mls::parse(queued.as_bytes())? else { return None };
         let message: ProtocolMessage = message.into();
         if message.epoch() != self.group.group_context().epoch() {
             return None;
         }
-        let processed = self.group.process_message(self.provider.crypto(), message).ok()?;
+        let processed = match self.group.process_message(self.provider.crypto(), message) {
+            Ok(processed) => processed,
+            // It is read too late to be followed, and proves whom its maker added.
+            Err(refusal) if late_commit::is_late(&refusal) => {
+                let came = self.let_in(&late_commit::added(&self.group, queued)?);
+                self.trusted.extend(came);
+                return None;
+            }
+            Err(_) => return None,
+        };
         let (sender, voucher) = (processed.sender().clone(), processed.aad().to_vec());
         match processed.into_content() {
             ProcessedMessageContent::ProposalMessage(proposal) => {
@@ -258,30 +274,36 @@ impl Onlooker {
                 let came = self.let_in_by(&sender, voucher, &commit);
                 self.group.merge_commit(self.provider.storage(), *commit).ok()?;
                 self.trusted.extend(came);
+                let here: HashSet<_> = leaves(&self.group).iter().map(place).collect();
+                self.trusted.retain(|place| here.contains(place));
+                let admins = admins(&self.group);
+                self.admins.retain(|admin| admins.contains(admin));
                 Some(())
             }
             _ => None,
         }
     }
 
-    /// The leaves that a commit brings by the will of the trusted users in whose places they are.
+    /// The leaves that a commit brings by the will of trusted devices.
     fn let_in_by(&self, sender: &Sender, voucher: Vec<u8>, commit: &StagedCommit) -> Vec<Place> {
-        let mut came = Vec::new();
+        let (mut came, mut added) = (Vec::new(), Vec::new());
         for queued in commit.queued_proposals() {
-            let new = match queued.proposal() {
-                Proposal::Add(add) => Leaf::of(add.key_package().leaf_node()),
-                Proposal::Update(update) => Leaf::of(update.leaf_node()),
-                _ => None,
-            };
-            if let (Sender::Member(by), Some(new)) = (queued.sender(), new)
-                && self.is_of(*by, &new)
-            {
-                came.push(place(&new));
+            let Sender::Member(by) = queued.sender() else { continue };
+            match queued.proposal() {
+                Proposal::Add(add) => {
+                    added.extend(Leaf::of(add.key_package().leaf_node()).map(|new| (*by, place(&new))));
+                }
+                Proposal::Update(update) => {
+                    let new = Leaf::of(update.leaf_node()).filter(|new| self.is_of(*by, new.pseudonym));
+                    came.extend(new.as_ref().map(place));
+                }
+                _ => {}
             }
         }
+        came.extend(self.let_in(&added));
         let Some(new) = commit.update_path_leaf_node().and_then(Leaf::of) else { return came };
         let is_theirs = match sender {
-            Sender::Member(by) => self.is_of(*by, &new),
+            Sender::Member(by) => self.is_of(*by, new.pseudonym),
             Sender::NewMemberCommit => self.is_vouched(&new, voucher),
             _ => false,
         };
@@ -291,10 +313,33 @@ impl Onlooker {
         came
     }
 
-    /// Whether a leaf is in the place of the user of a trusted device.
-    fn is_of(&self, by: LeafNodeIndex, new: &Leaf) -> bool {
-        let by = self.group.leaf(by).and_then(Leaf::of);
-        by.is_some_and(|by| by.pseudonym == new.pseudonym && self.trusted.contains(&place(&by)))
+    /// Of the leaves that members add by one commit, those that come in by the will of a trusted device: into its own user's
+    /// place, or as another user if its own is an admin. As the rules have it, nobody comes in so under a pseudonym that is
+    /// taken, nor two under one.
+    fn let_in(&self, added: &[(LeafNodeIndex, Place)]) -> Vec<Place> {
+        let policy = rules::policy_in(self.group.group_context().extensions());
+        let mut taken: HashSet<_> = leaves(&self.group).into_iter().map(|leaf| leaf.pseudonym).collect();
+        taken.extend(policy.into_iter().flat_map(|policy| policy.admins));
+        taken.extend(self.trusted.iter().map(|(_, user)| *user));
+        let is_newcomer = |user: Pseudonym| {
+            !taken.contains(&user) && added.iter().filter(|(_, (_, other))| *other == user).count() == 1
+        };
+        let is_let_in = |by: LeafNodeIndex, user: Pseudonym| {
+            let by = self.trusted_leaf(by).map(|by| by.pseudonym);
+            by.is_some_and(|by| by == user || self.admins.contains(&by) && is_newcomer(user))
+        };
+        let came = added.iter().filter(|(by, (_, user))| is_let_in(*by, *user));
+        came.map(|(_, new)| *new).collect()
+    }
+
+    /// Whether a leaf under a pseudonym is in the place of the user of a trusted device.
+    fn is_of(&self, by: LeafNodeIndex, user: Pseudonym) -> bool {
+        self.trusted_leaf(by).is_some_and(|by| by.pseudonym == user)
+    }
+
+    /// The leaf of a trusted device.
+    fn trusted_leaf(&self, index: LeafNodeIndex) -> Option<Leaf> {
+        self.group.leaf(index).and_then(Leaf::of).filter(|leaf| self.trusted.contains(&place(leaf)))
     }
 
     /// Whether the key of the user in whose place a leaf is, as a trusted device has it, vouched for the leaf.
@@ -342,6 +387,11 @@ fn epoch(message: &MlsMessage) -> Option<u64> {
 
 fn leaves(group: &PublicGroup) -> Vec<Leaf> {
     group.members().filter_map(|member| Leaf::of(group.leaf(member.index)?)).collect()
+}
+
+fn admins(group: &PublicGroup) -> HashSet<Pseudonym> {
+    let policy = rules::policy_in(group.group_context().extensions());
+    policy.into_iter().flat_map(|policy| policy.admins).collect()
 }
 
 fn place(leaf: &Leaf) -> Place {

@@ -81,8 +81,9 @@ pub(crate) fn user_was_renamed(tx: &Tx<'_>, from: &UserName, to: &UserName) -> R
     Ok(())
 }
 
-/// A lookup just now did not confirm a client that a member says to be. If the AS vouches for it, and it is not in its
-/// user's identity, it was removed before this device knew the user. The name may be somebody else's by now.
+/// A lookup just now did not confirm a client that a member says to be. If the AS vouched for it, and it is not in its
+/// user's identity, it was removed before this device knew the user. Its credential may have ended since: a removed device gets
+/// no other, and stays in the group. The name may be somebody else's by now.
 pub(crate) fn doubt(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Result<()> {
     if identity::is_device(tx, user, client_key)?
         || identity::has_device(tx, user, client_key)? != Some(false)
@@ -91,7 +92,8 @@ pub(crate) fn doubt(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Res
     }
     for link in links::of_client(tx, client_key)? {
         let claim = ClientCredential::parse(&link.credential).map_err(|_| Error::Damaged("a credential"))?;
-        if claim.user == *user && identity::vouches(tx, &link.credential, tx.now())? {
+        let at = claim.not_after.min(tx.now());
+        if claim.user == *user && identity::vouches(tx, &link.credential, at)? {
             return was_removed(tx, user, client_key);
         }
     }

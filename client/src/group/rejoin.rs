@@ -50,7 +50,7 @@ pub struct Differences {
     /// Devices that are admins' now and were not.
     pub admins: Vec<Member>,
     /// Further devices of members that were known, and of this user: the AS confirmed whose they are, or a device that was
-    /// known let them into its user's place by a commit that it signed.
+    /// known let them into its user's place by a commit that it signed. And devices of users whom an admin added by such a one.
     pub added: Vec<Member>,
     /// Devices that are no members any more.
     pub removed: Vec<Member>,
@@ -85,7 +85,7 @@ impl Differences {
 struct Before {
     leaves: HashMap<u32, rules::Leaf>,
     admins: Vec<Pseudonym>,
-    /// Devices that were known in their users' places, and those that they let in there.
+    /// Devices that were known in their users' places, those that they let in there, and those of users whom admins added.
     let_in: HashSet<Place>,
 }
 
@@ -107,10 +107,9 @@ impl Before {
         Ok(())
     }
 
-    /// Whether a device is in the place of a user that was there, by the will of a device of that user.
+    /// Whether a device is in its user's place by the will of a device of that user, or of an admin who added the user.
     fn let_in(&self, leaf: &rules::Leaf) -> bool {
         self.let_in.contains(&(leaf.leaf_key, leaf.pseudonym))
-            && self.leaves.values().any(|old| old.pseudonym == leaf.pseudonym)
     }
 }
 
@@ -333,8 +332,8 @@ impl GroupState {
     }
 
     /// Compares the group with what was known of it. A device is no stranger if it is the same that was
-    /// here before, in its user's place, if another device in that place let it in, or if the AS confirmed that it belongs
-    /// to the user that another device in that place belongs to.
+    /// here before, in its user's place, if another device in that place let it in, or an admin who added its user, or if the AS
+    /// confirmed that it belongs to the user that another device in that place belongs to.
     fn compare(
         &self,
         tx: &Tx<'_>,

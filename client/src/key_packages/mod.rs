@@ -12,8 +12,8 @@ pub(crate) use self::{
     publish::{forget_count, publish_again, publish_elsewhere, publish_if_due},
     stock::{addresses, drop_expired, holds, used},
     theirs::{
-        end_reservations, forget_key_package, is_reserved, key_package_of, key_packages_of, link_of,
-        reserve_key_package, use_key_package,
+        end_reservations, forget_key_package, forget_key_packages_of, is_reserved, key_package_of,
+        key_packages_of, link_of, reserve_key_package, use_key_package,
     },
 };
 #[cfg(test)]

@@ -19,10 +19,11 @@ use crate::{
     store::{Tx, decode, encode, fixed},
 };
 
-/// Seconds for which a KeyPackage has to be good yet to be used: a member that is away reads of it up to
-/// 30 days later (`operator.settings.message_days`), and two days of slack. The DS refuses one that is too
-/// old for its own setting (DS-3).
-const GOOD_FOR: u64 = 32 * 24 * 60 * 60;
+/// Seconds for which a KeyPackage has to be good yet to be used. A member that is away reads of it up to 30 days later
+/// (`operator.settings.message_days`), and one day more with a message's chain; where it is at another homeserver, the message
+/// may have waited for that for 14 days before (`operator.settings.outbox_days`). And a day counts whole. A QS hands out none that
+/// ends sooner. A DS that keeps messages longer refuses more (DS-3): then another one is fetched, once.
+const GOOD_FOR: u64 = 46 * 24 * 60 * 60;
 
 /// A KeyPackage of a friend's device: well-formed, and linked to the client that it claims.
 pub(crate) struct FriendsKeyPackage {
@@ -169,6 +170,13 @@ pub(crate) fn use_key_package(
         .optional()?;
     row.map(|(client_key, link)| Ok((fixed(&client_key, "a key")?, decode(&link, "an identity link")?)))
         .transpose()
+}
+
+/// Forgets the KeyPackages of a client that are at hand. Those that groups' commits took stay.
+pub(crate) fn forget_key_packages_of(tx: &Tx<'_>, client_key: &PublicKey) -> Result<()> {
+    let sql = "DELETE FROM key_packages WHERE client_key = ?1 AND reserved_for IS NULL";
+    tx.sql().execute(sql, [client_key.as_bytes()])?;
+    Ok(())
 }
 
 /// Forgets a KeyPackage at hand by which nobody comes into a group. One that another group's commit took stays: if that was

@@ -8,7 +8,10 @@ use tls_codec::VLBytes;
 
 use super::*;
 use crate::{
-    group::{add_invited, add_invited_client, invited, strayed, why_not_added, withdraw_invitation},
+    group::{
+        add_invited, add_invited_client, invited, strayed, try_another_key_package, why_not_added,
+        withdraw_invitation,
+    },
     invitations,
     key_packages::keep_batch,
 };
@@ -328,4 +331,57 @@ fn whose_key_package_expired_while_a_group_waits_gives_another() {
     let spoil = "UPDATE key_packages SET key_package = x'00'";
     alice.store.write(|tx| Ok(tx.sql().execute(spoil, [])?)).unwrap();
     assert_eq!(wanted(), [carol.user]);
+}
+
+/// A KeyPackage of nobody's that is good for so many more days.
+fn good_for(maker: &Person, days: u64) -> MlsMessage {
+    let make = |tx: &Tx<'_>| {
+        let key = SigningKey::generate();
+        let credential = mls::credential(Pseudonym::random().0.to_vec(), key.public_key());
+        let bundle = KeyPackage::builder()
+            .key_package_lifetime(Lifetime::init(tx.now() - 60, tx.now() + days * 24 * 60 * 60))
+            .leaf_node_capabilities(mls::capabilities())
+            .leaf_node_extensions(leaf::extensions(&delivery(), &leaf::new_user_key(tx, 0)?)?)
+            .build(CIPHERSUITE, tx, &LeafSigner(&key), credential)
+            .unwrap();
+        mls::message_bytes(&MlsMessageOut::from(bundle.key_package().clone())).map(MlsMessage::new)
+    };
+    maker.store.write(make).unwrap()
+}
+
+#[test]
+fn nobody_is_invited_by_a_key_package_that_would_have_ended_when_the_last_member_elsewhere_reads_of_it() {
+    let Trio { alice, carol, id, .. } = Trio::alone();
+    invite(&alice, &id, &[&carol]);
+    carol.offer_to(&alice);
+    for (days, expected, wanted) in [(47, 1, vec![]), (45, 0, vec![carol.user.clone()])] {
+        let key_package = good_for(&carol, days);
+        let sql = "UPDATE key_packages SET key_package = ?1";
+        alice.store.write(|tx| Ok(tx.sql().execute(sql, [key_package.as_bytes()])?)).unwrap();
+        let found = alice.store.write(|tx| invited(tx, &GroupState::load(tx, &id)?)).unwrap();
+        assert_eq!(found.len(), expected, "good for {days} days");
+        assert_eq!(alice.store.read(invitations::wanted_key_packages).unwrap(), wanted);
+    }
+}
+
+#[test]
+fn after_a_refusal_another_key_package_of_who_is_invited_is_asked_for_once() {
+    let Trio { alice, carol, id, .. } = Trio::alone();
+    let other = alice.create();
+    invite(&alice, &id, &[&carol]);
+    for _ in 0..2 {
+        carol.offer_to(&alice);
+    }
+    let client_key = client_key(&carol);
+    let tries =
+        |group: &GroupId| alice.store.write(|tx| try_another_key_package(tx, group, &client_key)).unwrap();
+    let is_at_hand = || alice.store.write(|tx| key_package_of(tx, &client_key)).unwrap().is_some();
+    let wanted = || alice.store.read(invitations::wanted_key_packages).unwrap();
+    assert!(!tries(&other) && is_at_hand(), "nobody is invited there");
+    assert!(tries(&id) && !is_at_hand(), "all at hand may be as old");
+    assert_eq!(wanted(), std::slice::from_ref(&carol.user));
+    alice.store.write(|tx| invitations::fetched(tx, &carol.user)).unwrap();
+    carol.offer_to(&alice);
+    assert!(!tries(&id) && is_at_hand());
+    assert_eq!(wanted(), []);
 }

@@ -383,51 +383,6 @@ fn welcomes_of_a_family_of_domains_that_wait_displace_its_own_and_none_of_one_wi
     assert_eq!(waiting("evil.example"), (155..250u8).collect::<Vec<_>>());
 }
 
-/// The commit by which Alice adds somebody whose KeyPackage ends after so many seconds, and that end in seconds since 1970. openmls
-/// makes none for one that has ended: so it looks soon after the end is chosen, and all else is made before.
-fn addition_of_ending(alice: &Person, id: &GroupId, seconds: u64) -> (MlsMessage, u64) {
-    alice
-        .store
-        .write(|tx| {
-            let (key, user_key) = (SigningKey::generate(), leaf::new_user_key(tx, 0)?);
-            let extensions = leaf::extensions(&delivery(), &user_key)?;
-            let mut group = GroupState::load(tx, id)?;
-            let signer = LeafSigner(&group.leaf);
-            let end = tx.now() + seconds;
-            let bundle = KeyPackage::builder()
-                .key_package_lifetime(Lifetime::init(tx.now() - 10, end))
-                .leaf_node_capabilities(mls::capabilities())
-                .leaf_node_extensions(extensions)
-                .build(CIPHERSUITE, tx, &LeafSigner(&key), mls::credential(vec![7; 16], key.public_key()))
-                .unwrap();
-            let builder = group.mls.commit_builder().propose_adds([bundle.key_package().clone()]);
-            let staged = builder.load_psks(tx.storage()).unwrap();
-            let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
-            let (commit, ..) = built.stage_commit(tx).unwrap().into_messages();
-            Ok((MlsMessage::new(mls::message_bytes(&commit)?), end))
-        })
-        .unwrap()
-}
-
-#[test]
-fn who_reads_too_late_that_somebody_was_added_cannot_follow_and_does_not_blame_the_server() {
-    let Trio { alice, bob, carol, id, .. } = Trio::with_all();
-    // A copy of hers makes the one that is read in time, however slow the machine is.
-    let (in_time, _) = addition_of_ending(&alice.copy(), &id, 24 * 60 * 60);
-    let (late, end) = addition_of_ending(&alice, &id, 20);
-    bob.receive(&in_time).unwrap();
-    assert_eq!(bob.epoch(&id), 3, "in time");
-    while carol.store.now() <= end {
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    let received = carol.store.write(|tx| Ok(tx.attempt(|| receive(tx, &late)))).unwrap();
-    let Err(Rejection::Stray { by_hand: false, members: 3, reason, .. }) = &received else {
-        panic!("{received:?}")
-    };
-    assert!(reason.contains("Lifetime is in the past"), "{reason}");
-    assert_eq!(carol.epoch(&id), 2);
-}
-
 #[test]
 fn a_welcome_with_a_tree_of_its_own_makes_up_no_group_and_keeps_nobody_out_of_the_true_one() {
     let Trio { issuer, alice, bob, id, .. } = Trio::alone();

@@ -4,6 +4,7 @@ mod coming_in;
 mod devices;
 mod former_leaves;
 mod invited;
+mod let_in;
 mod messages;
 mod names;
 mod outcasts;

@@ -313,7 +313,7 @@ fn who_comes_back_accepts_no_stranger_and_no_new_admin_without_a_persons_consent
 }
 
 /// A device in the place of the user with this pseudonym, which nobody knows yet.
-fn unknown_device(tx: &Tx<'_>, pseudonym: Pseudonym, user_key: &UserKey) -> KeyPackage {
+pub(super) fn unknown_device(tx: &Tx<'_>, pseudonym: Pseudonym, user_key: &UserKey) -> KeyPackage {
     let key = SigningKey::generate();
     let extensions = leaf::extensions(&delivery(), user_key).unwrap();
     let bundle = KeyPackage::builder()
@@ -338,7 +338,7 @@ fn unfollowable(by: &Person, id: &GroupId, pseudonym: Pseudonym) -> ([MlsMessage
 }
 
 /// A message of a group with a wrong membership tag, which the server cannot see.
-fn mistagged(message: MlsMessage) -> MlsMessage {
+pub(super) fn mistagged(message: MlsMessage) -> MlsMessage {
     let mut message = message.into_bytes();
     *message.last_mut().unwrap() ^= 1;
     MlsMessage::new(message)
@@ -351,23 +351,33 @@ fn kept(person: &Person) -> i64 {
 }
 
 #[test]
-fn who_comes_back_takes_a_device_that_its_user_let_in_and_whose_commit_came() {
+fn who_comes_back_takes_a_device_that_its_user_or_an_admin_let_in_and_whose_commit_came() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
     let [alices, mallorys] = [&alice, &mallory].map(|it| it.pseudonym(&id));
-    for (place, received, are_many, is_proved) in [
-        (mallorys, 2, false, true),
+    let nobodys = Pseudonym::random();
+    for (by, place, received, are_many, is_proved) in [
+        (&mallory, mallorys, 2, false, true),
         // So many that they are not kept themselves.
-        (mallorys, 2, true, true),
+        (&mallory, mallorys, 2, true, true),
         // The last commit, or both, were lost on the way.
-        (mallorys, 1, false, false),
-        (mallorys, 0, false, false),
+        (&mallory, mallorys, 1, false, false),
+        (&mallory, mallorys, 0, false, false),
         // Mallory and the server put a device in Alice's place.
-        (alices, 2, false, false),
-        (alices, 2, true, false),
+        (&mallory, alices, 2, false, false),
+        (&mallory, alices, 2, true, false),
+        // A user is new, and was added by an admin.
+        (&alice, nobodys, 2, false, true),
+        (&alice, nobodys, 2, true, true),
+        (&alice, nobodys, 1, false, false),
+        // Or by Mallory and the server.
+        (&mallory, nobodys, 2, false, false),
+        (&mallory, nobodys, 2, true, false),
+        // An admin puts nobody in another user's place.
+        (&alice, mallorys, 2, false, false),
     ] {
         let bob = bob.copy();
-        let (commits, current) = unfollowable(&mallory, &id, place);
+        let (commits, current) = unfollowable(by, &id, place);
         for commit in &commits[..received] {
             bob.receive(commit).unwrap_err();
             if are_many {

@@ -1,6 +1,9 @@
 //! Commits of the user's own devices, and devices that are silent.
 
+use postern_protocol::ds::GroupId;
+
 use super::*;
+use crate::{identity::IdentityLink, store::encode};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -72,6 +75,44 @@ async fn a_device_that_was_away_itself_gives_the_others_time() {
     assert_eq!(look(&server).await, [], "it may come tomorrow");
     phone.write(|tx| silence::pass_time(tx, 91 * DAY));
     assert_eq!(look(&server).await, [laptop.public_key()]);
+}
+
+/// Bob meets the device in a group, by its link, and has seen Alice only without it.
+#[tokio::test]
+async fn a_device_that_was_removed_before_its_user_was_known_is_to_go_also_once_its_credential_has_ended() {
+    let (phone, server, bob) = world();
+    sees(&server, &bob).await.unwrap();
+    let keys = server.keys(&bob.store, alice().domain()).await.unwrap();
+    let group = GroupId::new([7; 16], alice().domain().clone()).to_mls();
+    bob.write(|tx| {
+        let sql = "INSERT INTO issuers (domain, keys, looked) VALUES (?1, ?2, 0)";
+        tx.sql().execute(sql, rusqlite::params![keys.domain.as_str(), encode(&keys)])?;
+        let sql = "INSERT INTO groups (group_id, title, leaf_key, active, introduce, next_number, committed)
+                   VALUES (?1, 'climbing', x'', 1, 0, 1, 0)";
+        tx.sql().execute(sql, [&group])?;
+        Ok(())
+    });
+    // Whether it is to go, with a credential that this key of the AS's, or somebody else's, signed.
+    let is_to_go = |client: &SigningKey, not_after: u64, issuer: &SigningKey| {
+        let (user, client_key) = (alice(), client.public_key());
+        let issuer_key = server.issuer.public_key();
+        let credential = ClientCredential { user, client_key, not_before: 0, not_after, issuer_key };
+        let link = IdentityLink::sign(client, credential.issue(issuer), None, &SigningKey::generate());
+        bob.write(|tx| {
+            let sql = "INSERT INTO links (group_id, leaf_key, client_key, user, link, last_number)
+                       VALUES (?1, randomblob(32), ?2, ?3, ?4, 0)";
+            let (client_key, user) = (client_key.as_bytes(), alice().to_string());
+            tx.sql().execute(sql, rusqlite::params![group, client_key, user, encode(&link)])?;
+            crate::group::doubt(tx, &alice(), &client.public_key())?;
+            let sql = "SELECT EXISTS (SELECT 1 FROM outcasts WHERE client_key = ?1)";
+            Ok(tx.sql().query_row(sql, [client_key], |row| row.get::<_, bool>(0))?)
+        })
+    };
+    for not_after in [FAR, now() - DAY, 1] {
+        assert!(is_to_go(&SigningKey::generate(), not_after, &server.issuer), "until {not_after}");
+        assert!(!is_to_go(&SigningKey::generate(), not_after, &SigningKey::generate()), "nobody's");
+        assert!(!is_to_go(&phone.key(), not_after, &server.issuer), "it is in the identity");
+    }
 }
 
 #[tokio::test]

@@ -95,7 +95,8 @@ CREATE INDEX unfollowed_group ON unfollowed (group_id);
 -- more, until it is back.
 CREATE TABLE onlookers (
     group_id BLOB PRIMARY KEY,
-    state BLOB NOT NULL                 -- openmls's public state, and the leaf keys and pseudonyms that are trusted, in CBOR
+    state BLOB NOT NULL                 -- openmls's public state, the leaf keys and pseudonyms that are trusted, and the pseudonyms
+                                        -- of admins, in CBOR
 ) STRICT;
 
 -- Clients that members are, as both keys signed, and the number of each member's last message. Of members that left,
@@ -135,6 +136,7 @@ CREATE TABLE invitations (
     group_id BLOB NOT NULL,
     client_key BLOB NOT NULL,
     user TEXT NOT NULL,                 -- name@domain
+    retried INTEGER NOT NULL DEFAULT 0, -- 1 once the DS refused a KeyPackage, and another one was asked for
     PRIMARY KEY (group_id, client_key)
 ) STRICT;
 

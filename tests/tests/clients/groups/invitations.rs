@@ -10,11 +10,12 @@ use postern_protocol::{
     encoding::Encoding,
     key::{PublishedKey, SigningKey},
     name::Domain,
+    problem::ProblemType,
     qs::{KeyPackageBatch, QueuingKeys, StockedKeyPackage},
 };
 use postern_tests_kit::{BadLine, World, joined};
 
-use super::{eager, group_of_three, with};
+use super::{eager, group_of_three, patient, receive, with};
 
 /// The end of the key that the liar publishes.
 const FAR: u64 = 4_000_000_000;
@@ -108,4 +109,44 @@ async fn key_packages_that_the_server_swaps_bring_nobody_in() {
     let invited = group.invite(bob.user()).await.unwrap();
     assert_eq!((invited.members, invited.waiting), (1, 0));
     joined(&bob, 1).await;
+}
+
+#[tokio::test]
+async fn whose_key_package_the_server_refuses_is_added_by_another_one_that_is_asked_for_once() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let ([alice, bob, carol], _) = group_of_three(&world).await;
+    let alice = with(alice, Options { server: Some(line.url()), ..patient() });
+    let group = alice.create_group("two").await.unwrap();
+    let path = format!("POST /ds/groups/{}/messages", group.id().to_base64url());
+    let refuses = |times| line.answer(&path, times, &BadLine::refusal(ProblemType::InvalidMls));
+    let says = |events: &[Event], expected: &str| {
+        events.iter().any(|event| matches!(event, Event::Ignored { reason } if reason.contains(expected)))
+    };
+    let (asked, given_up) = ("another KeyPackage is asked for", "cannot be added");
+
+    refuses(1);
+    let invited = group.invite(bob.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (0, 1));
+    assert_eq!(line.mend(), 1);
+    let events = alice.sync(Duration::ZERO).await.unwrap();
+    assert!(says(&events, asked) && !says(&events, given_up), "{events:?}");
+    receive(&alice).await;
+    joined(&bob, 1).await;
+    assert_eq!(group.members().unwrap().len(), 2);
+
+    drop(alice.sync(Duration::ZERO).await.unwrap());
+    drop(line.take_requests());
+    refuses(2);
+    let invited = group.invite(carol.user()).await.unwrap();
+    assert_eq!((invited.members, invited.waiting), (0, 1));
+    let mut events = alice.sync(Duration::ZERO).await.unwrap();
+    receive(&alice).await;
+    events.extend(alice.sync(Duration::ZERO).await.unwrap());
+    assert!(says(&events, asked) && says(&events, given_up), "{events:?}");
+    let fetches = |request: &&String| request.contains("/qs/key-packages/fetch");
+    assert_eq!(line.take_requests().iter().filter(fetches).count(), 2, "each with one that is new");
+    assert_eq!(line.mend(), 2);
+    receive(&alice).await;
+    assert_eq!(group.members().unwrap().len(), 2, "nothing of the invitation is left");
 }
