@@ -190,13 +190,24 @@ impl ServerBuilder {
         self
     }
 
-    /// Returns when the server is ready.
-    pub async fn start(self) -> Server {
-        self.try_start().await.unwrap_or_else(|output| panic!("the server does not start: {output}"))
+    /// Returns when the server is ready. One to which PostgreSQL did not answer in time, since the machine stood still for
+    /// seconds, is started again, as systemd does it.
+    pub async fn start(mut self) -> Server {
+        let mut started = self.launch().await;
+        for _ in 0..2 {
+            if started.as_ref().is_err_and(|output| output.contains("PostgreSQL did not answer within")) {
+                started = self.launch().await;
+            }
+        }
+        started.unwrap_or_else(|output| panic!("the server does not start: {output}"))
     }
 
     /// Returns what the server printed, if it ended instead of becoming ready.
     pub async fn try_start(mut self) -> Result<Server, String> {
+        self.launch().await
+    }
+
+    async fn launch(&mut self) -> Result<Server, String> {
         let log = logs::numbered(&logs::dir(), "server");
         let mut file = File::create(&log).expect("logs are writable");
         let stderr = file.try_clone().expect("a file can be shared");
