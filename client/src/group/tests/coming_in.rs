@@ -105,6 +105,9 @@ fn made_up(id: &GroupId, member: &Person, issuer: &SigningKey) -> Person {
         context.add_or_replace(extension).unwrap();
         Free { context: Some(context), ..Free::default() }
     });
+    while eve.epoch(id) < member.epoch(id) {
+        eve.commit_freely(id, |_, _| Free::default());
+    }
     eve
 }
 
