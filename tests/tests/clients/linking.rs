@@ -125,6 +125,8 @@ async fn a_new_device_goes_on_from_what_the_old_one_saw_of_members_that_are_no_c
     let carol = world.person("carol").await;
     befriend(&alice, &carol, &group).await;
     joined(&carol, 1).await;
+    // He reads that she was added, or she could not read what he says.
+    bob.sync(Duration::ZERO).await.unwrap();
     bob.group_with_id(&group).send("hello").await.unwrap();
     let said = |event: &Event| matches!(event, Event::Message { text, .. } if text == "hello");
     let events = carol.sync_until(PATIENCE, said).await.unwrap();
