@@ -154,9 +154,12 @@ pub(crate) fn is_again(tx: &Tx<'_>, name: &UserName, client_key: &PublicKey) -> 
 
 /// The users that have a name, or had it when a leaf of theirs was made, each by its present name. Their identities are accepted.
 pub(super) fn called(tx: &Tx<'_>, name: &UserName) -> Result<Vec<UserName>> {
-    // x'80' is an empty list.
-    let sql = "SELECT user, former FROM eids
-                WHERE pending = 0 AND (user = ?1 OR former <> x'80' AND substr(user, instr(user, '@') + 1) = ?2)";
+    // x'80' is an empty list, which most have. Members are asked about with each of their messages.
+    let sql = "SELECT user, former FROM eids WHERE pending = 0 AND user = ?1
+                UNION ALL
+               SELECT user, former FROM eids
+                WHERE pending = 0 AND former <> x'80' AND user <> ?1
+                  AND substr(user, instr(user, '@') + 1) = ?2";
     let mut statement = tx.sql().prepare_cached(sql)?;
     let rows = statement
         .query_map([name.to_string().as_str(), name.domain().as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?
