@@ -276,15 +276,16 @@ pub(crate) fn claimed(
     if is_own(tx, user)? {
         return Ok(false);
     }
+    // A version of another incarnation is compared with none, and nothing would show that its teller is the user's no more.
+    if identity::known(tx, user)?.map(|known| known.eid.incarnation) != Some(incarnation) {
+        return Ok(version > 0);
+    }
     let kept = find(tx, user)?;
     let seen = kept.signed.as_ref().filter(|signed| signed.profile.incarnation == incarnation);
     if version <= kept.claimed.max(seen.map_or(0, |signed| signed.profile.version)) {
         return Ok(false);
     }
-    // A version of another incarnation is compared with none.
-    let known = identity::known(tx, user)?.map(|known| known.eid.incarnation);
-    let claimed_by = (known == Some(incarnation)).then_some(*teller);
-    save(tx, user, &Kept { claimed: version, claimed_by, looks: 0, ..kept })?;
+    save(tx, user, &Kept { claimed: version, claimed_by: Some(*teller), looks: 0, ..kept })?;
     Ok(true)
 }
 

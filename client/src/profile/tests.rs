@@ -293,3 +293,16 @@ fn what_a_device_told_that_was_removed_since_is_kept_back_by_nobody() {
     }
     assert!(world.claims(&world.phone, 4), "it holds up no other's");
 }
+
+#[test]
+fn the_version_that_a_device_tells_of_another_incarnation_has_the_as_asked_and_holds_up_no_other() {
+    let world = World::new();
+    let bob = world.signed(0, 3, "Bob");
+    world.see(&bob, 0);
+    let tablet = SigningKey::generate().public_key();
+    let is_asked = |tx: &Tx<'_>| claimed(tx, &world.bob, &tablet, 7, u64::MAX);
+    assert!(world.store.write(is_asked).unwrap());
+    assert_eq!(world.looks(Some(&bob)), (false, 0), "nothing is looked for");
+    assert!(world.claims(&world.phone, 4));
+    assert_eq!(world.looks(Some(&bob)), (true, 0));
+}
