@@ -176,10 +176,7 @@ impl Client {
         // First: once another device has removed this one, it gets no more tokens to pay for that.
         self.give_up_mailboxes(&step).await?;
         let farewell = Box::pin(self.say_farewell(&step)).await?;
-        session.store.write(|tx| {
-            Account::delete(tx)?;
-            Friendship::delete(tx)
-        })?;
+        self.forget_account()?;
         Ok(farewell)
     }
 

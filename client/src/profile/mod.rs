@@ -70,7 +70,7 @@ pub struct SharedProfileKey {
     pub key: ProfileKey,
 }
 
-/// What this device's user is told of an AS that does not show a version of a profile of which a device of its user told.
+/// This device's user reads this where an AS does not show a version of a profile that a device of the profile's user told.
 pub(crate) const KEPT_BACK: &str = "the server keeps back a user's profile";
 /// Lookups that do not show such a version before that is told, of one that a message in a group told: the first may have been
 /// under way when the message came.

@@ -269,7 +269,7 @@ fn a_version_that_two_lookups_do_not_show_is_kept_back_and_that_is_told_once() {
         assert!(!world.claims(&world.phone, 4));
     }
     assert_eq!(world.looks(Some(&new)), (false, 1));
-    // What the second lookup shows is kept back by nobody.
+    // Nobody keeps back what the second lookup shows.
     assert!(world.claims(&world.phone, 5));
     assert_eq!(world.looks(Some(&new)), (true, 1));
     assert_eq!(world.looks(Some(&world.signed(0, 5, "Rob"))), (false, 1));
