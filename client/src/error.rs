@@ -259,12 +259,12 @@ impl Error {
         }
     }
 
-    /// The same error, of the wallet, in the way of a request.
+    /// The same error, of the wallet, in the way of a request: whatever an issuer refuses, nobody refused the request. If the
+    /// server is away, it is so for the request, too.
     pub(crate) fn of_wallet(self) -> Self {
         match self {
-            Self::Server(postern_api::Error::Refused(problem)) if is_refusal(problem.kind) => {
-                Self::NoToken(problem)
-            }
+            error if error.server_is_away() => error,
+            Self::Server(postern_api::Error::Refused(problem)) => Self::NoToken(problem),
             error => error,
         }
     }

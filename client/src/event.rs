@@ -134,9 +134,9 @@ pub enum Event {
     IdentityReset { user: UserName, name: Option<UserName> },
     /// The AS shows another history of a user's devices than it showed before, or than it shows others.
     IdentitySplit { user: UserName },
-    /// For a day the AS has shown nothing of a known user that holds, though it is there: an older state than before, say. The
-    /// user may be this device's own. What was seen before goes on to count, so a device that was removed since may, too. Or the
-    /// AS was restored to an earlier state, or this machine's clock is wrong.
+    /// An AS hides a known user: for a day it has shown nothing of the user that holds, though it is there, but an older state than
+    /// before, say, or a refusal. The user may be this device's own. What was seen before goes on to count, so a device that was
+    /// removed since may, too. Or the AS was restored to an earlier state, or this machine's clock is wrong.
     IdentityHidden { user: UserName },
     /// A user, who may be this device's own, has another name; the user is the same (AS-9): devices say so that are known as
     /// the user's.

@@ -72,10 +72,7 @@ pub(crate) async fn register(
         // The same key and name again get the same answer: whether an earlier one was lost, nobody has
         // to know. The key is given up only when the AS says that it has no account.
         match api.http.register_user(&registration, &account.client_key()).await {
-            Ok(credential) => {
-                account.credential = Some(identity::verified(&store, &api, &account, credential).await?);
-                store.write(|tx| account.save(tx))?;
-            }
+            Ok(credential) => account = identity::keep_credential(&store, &api, account, credential).await?,
             Err(error) => account = made_before(&store, &api, account, error.into()).await?,
         }
     }

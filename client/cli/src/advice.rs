@@ -7,7 +7,7 @@ use postern_protocol::problem::ProblemType;
 /// Sentences that follow an error's own text; empty if that says all there is.
 pub fn for_error(error: &Error) -> &'static str {
     match error {
-        Error::Server(api::Error::Refused(problem)) => for_problem(problem.kind),
+        Error::Server(api::Error::Refused(problem)) | Error::NoToken(problem) => for_problem(problem.kind),
         Error::Server(api::Error::Unreachable(_)) => {
             ". Nothing is lost. Check the server's address (--server) and that the server is running, \
              then try again"

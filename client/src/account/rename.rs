@@ -22,6 +22,7 @@ pub(crate) fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<(
     // This device's leaf has the old name yet, if another one took the new one.
     identity::look_after_devices(tx)?;
     identity::rename(tx, from, to)?;
+    contact::own_letters_moved(tx, from, to)?;
     contact::moved(tx, from, to)
 }
 

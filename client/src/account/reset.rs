@@ -74,10 +74,7 @@ pub(crate) async fn reset(
         let founding = request.state.eid.transcript;
         request.proof = proof.of(&user, &Operation::ResetAccount { founding });
         match api.http.reset_account(&request, &client).await {
-            Ok(credential) => {
-                account.credential = Some(identity::verified(&store, &api, &account, credential).await?);
-                store.write(|tx| account.save(tx))?;
-            }
+            Ok(credential) => account = identity::keep_credential(&store, &api, account, credential).await?,
             // If the key is nobody's, another client was faster, with the same proof. The next attempt ends what that began.
             Err(error) => account = setup::made_before(&store, &api, account, error.into()).await?,
         }

@@ -232,7 +232,8 @@ impl Client {
         Ok(still_in)
     }
 
-    fn forget_account(&self) -> Result<()> {
+    /// Makes this no client any more.
+    pub(super) fn forget_account(&self) -> Result<()> {
         self.session.store.write(|tx| {
             Account::delete(tx)?;
             Friendship::delete(tx)

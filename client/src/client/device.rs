@@ -10,7 +10,7 @@ use postern_protocol::{
 
 use super::handle::Client;
 use crate::{
-    account::{Account, LinkGrant, LinkRequest},
+    account::{self, Account, LinkGrant, LinkRequest},
     contact::{self, Friendship},
     error::{Error, Result, goes_on, or_repeated},
     group::{self, GroupState},
@@ -176,10 +176,7 @@ impl Client {
         // First: once another device has removed this one, it gets no more tokens to pay for that.
         self.give_up_mailboxes(&step).await?;
         let farewell = Box::pin(self.say_farewell(&step)).await?;
-        session.store.write(|tx| {
-            Account::delete(tx)?;
-            Friendship::delete(tx)
-        })?;
+        self.forget_account()?;
         Ok(farewell)
     }
 
@@ -199,8 +196,17 @@ impl Client {
         let Session { store, api, .. } = &*self.session;
         // Nobody believes a letter whose credential had ended when it was written.
         goes_on(identity::renew_credential(store, api).await)?;
-        let account = store.read(Account::load)?;
-        let own = identity::look_up(api, store, &account.user).await?;
+        let mut account = store.read(Account::load)?;
+        let mut own = identity::look_up(api, store, &account.user).await;
+        // Another device may have taken another name for the user while this one was off.
+        if own.as_ref().is_err_and(|error| error.problem() == Some(ProblemType::NotFound))
+            && account::follow_rename(api, store).await?
+        {
+            goes_on(identity::renew_credential(store, api).await)?;
+            account = store.read(Account::load)?;
+            own = identity::look_up(api, store, &account.user).await;
+        }
+        let own = own?;
         let this = account.client_key().public_key();
         if store.read(|tx| identity::has_device(tx, &account.user, &this))? != Some(true) {
             return Ok(Farewell::Removed);

@@ -58,10 +58,14 @@ pub(super) fn take_effect(
         Sender::Absent if matches!(letter.body, LetterBody::Gone) => return ended(tx, user, letter),
         Sender::Doubtful if matches!(letter.body, LetterBody::Gone) => return still_there(tx, letter),
         Sender::Doubtful if has_moved(tx, user, letter)? => return Ok(Fate::Done),
+        Sender::Absent | Sender::Doubtful if matches!(letter.body, LetterBody::Leaving) => {
+            return leaves_later(tx, letter);
+        }
         Sender::Absent | Sender::Doubtful => return unverified(tx, user, letter, options),
     };
     let client_key = &letter.client_key;
-    if matches!(letter.body, LetterBody::Leaving) {
+    let leaves = matches!(letter.body, LetterBody::Leaving);
+    if leaves {
         // It counts also if the sender's credential has ended since: nobody renews that.
         if identity::has_device(tx, user, client_key)? != Some(true) {
             // Another device was faster.
@@ -76,6 +80,8 @@ pub(super) fn take_effect(
     }
     match identity::heard(tx, user, client_key, &letter.stamp.eid)? {
         Seen::Same | Seen::Unknown => {}
+        // It decides about nobody else, and brings nothing of its own again after the AS was restored.
+        Seen::Newer | Seen::Split if leaves => {}
         Seen::Newer => {
             return Err(Rejection::invalid("the server keeps back what a letter's sender knows of itself"));
         }
@@ -226,6 +232,17 @@ fn still_there(tx: &Tx<'_>, letter: &WaitingLetter) -> Result<Fate, Rejection> {
     Ok(Fate::Waits(tx.now().saturating_add(HOUR)))
 }
 
+/// Has the letter of a device that logs out wait while the AS shows nothing of this user that holds: it was restored to an earlier
+/// state, say, or another device renamed the user. Nobody writes that letter again.
+fn leaves_later(tx: &Tx<'_>, letter: &WaitingLetter) -> Result<Fate, Rejection> {
+    let (now, written) = (tx.now(), letter.stamp.time);
+    if written.saturating_add(numbers::MAX_AGE) < now {
+        return Err(Rejection::invalid(numbers::TOO_OLD));
+    }
+    let pause = now.saturating_sub(written).clamp(HOUR, letters::LONGEST_PAUSE);
+    Ok(Fate::Waits(now.saturating_add(pause)))
+}
+
 /// Takes over that a user had another name, as a letter of the user says. Returns false if it is known not to be so. Where
 /// nobody is a contact under that name there is nothing to take over: a lookup has moved what it proved by then, and what else
 /// waits under the name is somebody else's.
@@ -342,6 +359,34 @@ mod tests {
         let waits = "SELECT count(*) FROM leaving_devices";
         let waiting = store.read(|tx| Ok(tx.sql().query_row(waits, [], |row| row.get::<_, u64>(0))?));
         assert_eq!(waiting.unwrap(), 0);
+    }
+
+    #[test]
+    fn the_letter_of_a_device_that_logged_out_waits_while_the_as_shows_nothing_that_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options::default();
+        let store = Store::create(directory.path(), &options).unwrap();
+        let (bob, client_key): (UserName, _) =
+            ("bob@example.org".parse().unwrap(), SigningKey::generate().public_key());
+        for sender in [Sender::Absent, Sender::Doubtful] {
+            for (age, waits) in [(0, true), (61 * DAY, true), (63 * DAY, false)] {
+                let letter = WaitingLetter {
+                    client_key,
+                    subject: LetterBody::Leaving.subject(),
+                    stamp: Stamp {
+                        time: store.now() - age,
+                        number: 1,
+                        eid: EidState::founded(0, Transcript::new([1; 32])),
+                    },
+                    body: LetterBody::Leaving,
+                    home_key: None,
+                    address: None,
+                };
+                let take = |tx: &Tx<'_>| Ok(take_effect(tx, &bob, &sender, &letter, &options));
+                let fate = store.write(take).unwrap();
+                assert_eq!(matches!(fate, Ok(Fate::Waits(due)) if due > store.now()), waits, "{age}");
+            }
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ const OF_ONE_STRANGER: u64 = 32;
 /// Letters that are kept of users of domains whose AS was not heard yet.
 const OF_UNHEARD: u64 = 10;
 /// The longest time, in seconds, for which a letter waits whose AS does not say who its sender is.
-const LONGEST_PAUSE: u64 = 6 * 60 * 60;
+pub(super) const LONGEST_PAUSE: u64 = 6 * 60 * 60;
 /// The most secrets of letters that are tried when their user is looked up.
 const SECRETS_AT_ONCE: usize = 3;
 
@@ -48,7 +48,13 @@ pub(crate) fn receive_letter(tx: &Tx<'_>, deposit: &Payload, options: &Options) 
     let account = Account::load(tx)?;
     let letter = letter::open(deposit, &account.letter_addresses(), &account.contact_key())
         .ok_or_else(|| Rejection::invalid("a deposit is no letter to us"))?;
-    let (client_key, user) = (letter.sender.client_key, letter.sender.user);
+    let (client_key, mut user) = (letter.sender.client_key, letter.sender.user);
+    // A device that logs out is known by its key: another one may have given the user another name meanwhile.
+    if matches!(letter.body, LetterBody::Leaving)
+        && identity::has_device(tx, &account.user, &client_key)? == Some(true)
+    {
+        user = account.user.clone();
+    }
     if Friendship::load(tx)?.secrets.is_blocked(&user) {
         return Ok(());
     }
@@ -142,6 +148,14 @@ pub(crate) fn secrets_in_letters(tx: &Tx<'_>, user: &UserName) -> Result<Vec<Loo
         .query_map(params![user.to_string(), SECRETS_AT_ONCE], |row| row.get::<_, [u8; 32]>(0))?
         .collect::<Result<Vec<_>, _>>()?;
     Ok(secrets.into_iter().map(LookupSecret::new).collect())
+}
+
+/// Has the letters that wait of this user's other devices read under the name that another one gave the user. A request to be a
+/// contact is of somebody who took the old name.
+pub(crate) fn own_moved(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
+    let sql = "UPDATE letters SET user = ?2, due = 0 WHERE user = ?1 AND subject <> 'request'";
+    tx.sql().execute(sql, [from.to_string(), to.to_string()])?;
+    Ok(())
 }
 
 /// Has the letters of a user read with the next errands, whose reset a person accepted.
@@ -315,6 +329,21 @@ mod tests {
         let due = "SELECT due FROM letters";
         let due: u64 = store.read(|tx| Ok(tx.sql().query_row(due, [], |row| row.get(0))?)).unwrap();
         assert!((before + 300..=store.now() + 300).contains(&due), "{}", due - before);
+    }
+
+    #[test]
+    fn letters_of_the_own_devices_are_read_under_the_users_new_name() {
+        let (_home, store) = store();
+        let [alice, alicia]: [UserName; 2] =
+            ["alice@x.example", "alicia@x.example"].map(|name| name.parse().unwrap());
+        let wait = "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, due)
+                    VALUES (x'00', 'leaving', 'alice@x.example', 1, 1, x'', x'', 0, 1 << 40),
+                           (x'01', 'request', 'alice@x.example', 1, 1, x'', x'', 1, 0)";
+        store.write(|tx| Ok(tx.sql().execute(wait, [])?)).unwrap();
+        store.write(|tx| own_moved(tx, &alice, &alicia)).unwrap();
+        let mut senders = store.read(senders).unwrap();
+        senders.sort();
+        assert_eq!(senders, [alice, alicia]);
     }
 
     #[test]

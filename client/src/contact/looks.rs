@@ -49,9 +49,8 @@ fn next_turn(tx: &Tx<'_>, every: u64) -> Result<u64> {
     Ok(due.filter(|due| *due <= tx.now().saturating_add(2 * every)).unwrap_or_default())
 }
 
-/// The contacts whose turn it is: those that were seen longest ago, but none whose name is another by now, with a reset that waits
-/// for a person. The next turn is set before they are looked up, so
-/// that a server which is away is not asked over and over.
+/// The contacts whose turn it is are those that were seen longest ago. None is among them whose name is another by now, with a
+/// reset that waits for a person. The next turn is set before they are looked up: a server that is away is not asked over and over.
 fn take_turn(tx: &Tx<'_>, every: u64) -> Result<Vec<UserName>> {
     let (now, due) = (tx.now(), next_turn(tx, every)?);
     let contacts: u64 = tx.sql().query_row(

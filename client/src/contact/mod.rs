@@ -39,7 +39,7 @@ pub(crate) use self::{
     effects::moved,
     friendship::Friendship,
     handover::{handover, take_over},
-    letters::{read_again, receive_letter, secrets_in_letters},
+    letters::{own_moved as own_letters_moved, read_again, receive_letter, secrets_in_letters},
     list::list,
     looks::look_after_contacts,
     met_domains::{forget_met, with_new_issuers},

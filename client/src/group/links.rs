@@ -25,6 +25,8 @@ const SHOW_AGAIN: u64 = 60;
 const NEWS_AGAIN: u64 = 60 * 60;
 /// The same where the AS was asked about as often as it is at all.
 const LATE_NEWS_AGAIN: u64 = 24 * 60 * 60;
+/// The most states told by cards that are compared in one go. Others have their turn with the next step.
+const MOST_JUDGED: u32 = 100;
 
 /// Condition on a row `e` of `eids`: in a group of this device somebody says to be the user, by its present name or one that it
 /// had before, or a client of the user's was seen. A member that was silent for long has no credential by which lookups show its
@@ -72,41 +74,61 @@ pub(super) fn told(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, link: &Id
 /// Keeps the state of its user's identity that a member's card tells, until a lookup confirmed the client.
 pub(super) fn told_state(tx: &Tx<'_>, group: &GroupId, leaf_key: &PublicKey, eid: &EidState) -> Result<()> {
     tx.sql()
-        .prepare_cached("UPDATE links SET eid = ?3 WHERE group_id = ?1 AND leaf_key = ?2")?
+        .prepare_cached(
+            "UPDATE links SET eid = ?3, judged = iif(eid IS ?3, judged, NULL)
+              WHERE group_id = ?1 AND leaf_key = ?2",
+        )?
         .execute(params![group.to_mls(), leaf_key.as_bytes(), encode(eid)])?;
     Ok(())
 }
 
-/// The states of users' identities that cards told, and the clients that told them, as far as these speak for users whom lookups
-/// showed.
-pub(crate) fn told_states(tx: &Tx<'_>) -> Result<Vec<(UserName, PublicKey, EidState)>> {
-    let mut statement = tx.sql().prepare_cached(
-        "SELECT l.client_key, l.user, l.eid FROM links l
-          WHERE l.eid IS NOT NULL AND l.client_key IS NOT NULL AND l.user IS NOT NULL
-            AND (EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key AND i.pending = 0)
-                 OR EXISTS (SELECT 1 FROM eids e WHERE e.user = l.user AND e.pending = 0))",
-    )?;
-    let rows = statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<Result<Vec<([u8; 32], String, Vec<u8>)>, _>>()?;
-    let mut states = Vec::new();
-    for (client_key, name, eid) in rows {
-        let name = name.parse().map_err(|_| Error::Damaged("a user name"))?;
-        let (client_key, eid) = (PublicKey::new(client_key), decode(&eid, "a state")?);
-        if let Some(user) = identity::spoken_for(tx, &name, &client_key, &eid)? {
-            states.push((user, client_key, eid));
-        }
-    }
-    Ok(states)
+/// A state of a user's identity that a card told.
+pub(crate) struct ToldState {
+    row: i64,
+    client_key: PublicKey,
+    /// The name that the client says its user has.
+    user: UserName,
+    eid: EidState,
 }
 
-/// Compares [`told_states`] with what the AS showed.
+/// Some of the states of users' identities that cards told and that can be compared with what the AS showed: lookups confirmed
+/// the client, or showed a user of that name since the client was found not to speak for one.
+pub(crate) fn told_states(tx: &Tx<'_>) -> Result<Vec<ToldState>> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT l.rowid, l.client_key, l.user, l.eid FROM links l
+          WHERE l.eid IS NOT NULL AND l.client_key IS NOT NULL AND l.user IS NOT NULL
+            AND (EXISTS (SELECT 1 FROM identities i
+                          WHERE i.client_key = l.client_key AND i.pending = 0
+                            AND NOT EXISTS (SELECT 1 FROM eids p WHERE p.user = i.user AND p.pending = 1))
+                 OR EXISTS (SELECT 1 FROM eids e
+                             WHERE e.user = l.user AND e.pending = 0 AND e.seen IS NOT l.judged))
+          LIMIT ?1",
+    )?;
+    let rows = statement
+        .query_map([MOST_JUDGED], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect::<Result<Vec<(i64, [u8; 32], String, Vec<u8>)>, _>>()?;
+    rows.into_iter()
+        .map(|(row, client_key, user, eid)| {
+            let user = user.parse().map_err(|_| Error::Damaged("a user name"))?;
+            let (client_key, eid) = (PublicKey::new(client_key), decode(&eid, "a state")?);
+            Ok(ToldState { row, client_key, user, eid })
+        })
+        .collect()
+}
+
+/// Compares [`told_states`] with what the AS showed. A client that speaks for no user that is known has its turn again once the AS
+/// showed a user of that name anew, or with another state: members can be made up by the thousand.
 pub(crate) fn hear_states(tx: &Tx<'_>) -> Result<()> {
-    for (user, client_key, eid) in told_states(tx)? {
-        identity::heard(tx, &user, &client_key, &eid)?;
-        tx.sql()
-            .prepare_cached("UPDATE links SET eid = NULL WHERE client_key = ?1")?
-            .execute([client_key.as_bytes()])?;
+    for ToldState { row, client_key, user: name, eid } in told_states(tx)? {
+        let sql = if let Some(user) = identity::spoken_for(tx, &name, &client_key, &eid)? {
+            identity::heard(tx, &user, &client_key, &eid)?;
+            "UPDATE links SET eid = NULL, judged = NULL WHERE rowid = ?1"
+        } else {
+            "UPDATE links
+                SET judged = (SELECT e.seen FROM eids e WHERE e.user = links.user AND e.pending = 0)
+              WHERE rowid = ?1"
+        };
+        tx.sql().prepare_cached(sql)?.execute([row])?;
     }
     Ok(())
 }
@@ -190,7 +212,8 @@ fn keep(
         "INSERT INTO links (group_id, leaf_key, client_key, user, link, last_number)
          VALUES (?1, ?2, ?3, ?4, ?5, 0)
          ON CONFLICT (group_id, leaf_key)
-         DO UPDATE SET client_key = excluded.client_key, user = excluded.user, link = excluded.link
+         DO UPDATE SET client_key = excluded.client_key, user = excluded.user, link = excluded.link,
+                       judged = iif(links.user IS excluded.user, links.judged, NULL)
          WHERE {replaces}"
     );
     tx.sql().prepare_cached(&sql)?.execute(params![
@@ -414,7 +437,71 @@ fn is_member(tx: &Tx<'_>, client_key: &PublicKey) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use postern_protocol::Transcript;
+
     use super::*;
+    use crate::{options::Options, store::Store};
+
+    #[test]
+    fn a_state_told_by_a_client_that_is_not_the_users_is_judged_once_until_the_as_or_a_card_says_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        let id = GroupId::new([7; 16], "example.org".parse().unwrap());
+        let key = |number: u32| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&number.to_be_bytes());
+            PublicKey::new(key)
+        };
+        // What is no news needs no look at the devices of the user.
+        let eid = EidState { incarnation: 0, epoch: 0, transcript: Transcript::new([1; 32]) };
+        let sql = |sql: &str| store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+        store
+            .write(|tx| {
+                for number in 0..=MOST_JUDGED {
+                    let insert = "INSERT INTO links (group_id, leaf_key, client_key, user, last_number)
+                                  VALUES (?1, ?2, ?2, 'bob@example.org', 0)";
+                    tx.sql().execute(insert, params![id.to_mls(), key(number).as_bytes()])?;
+                    told_state(tx, &id, &key(number), &eid)?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        let waiting = || store.read(told_states).unwrap().len();
+        let judge = || store.write(hear_states).unwrap();
+        assert_eq!(waiting(), 0, "nobody is known who has that name");
+        sql("INSERT INTO eids (user, pending, founder, founding, incarnation, epoch, transcript, public_group,
+                               seen, verified)
+             VALUES ('bob@example.org', 0, zeroblob(32), zeroblob(32), 0, 0, zeroblob(32), x'', 1, 0)");
+        assert_eq!(waiting(), MOST_JUDGED as usize);
+        judge();
+        assert_eq!(waiting(), 1, "not all at once");
+        judge();
+        assert_eq!(waiting(), 0);
+
+        store.write(|tx| told_state(tx, &id, &key(0), &eid)).unwrap();
+        assert_eq!(waiting(), 0, "the card is the same");
+        let other = EidState { transcript: Transcript::new([2; 32]), ..eid };
+        store.write(|tx| told_state(tx, &id, &key(0), &other)).unwrap();
+        assert_eq!(waiting(), 1);
+        judge();
+        assert_eq!(waiting(), 0);
+
+        sql("UPDATE eids SET seen = 2");
+        for left in [MOST_JUDGED as usize, 1, 0] {
+            assert_eq!(waiting(), left, "the AS showed the user again");
+            judge();
+        }
+        // A lookup confirms one, and what it told is done with.
+        sql("INSERT INTO identities (client_key, user)
+             SELECT client_key, user FROM links ORDER BY leaf_key LIMIT 1");
+        assert_eq!(waiting(), 1);
+        judge();
+        sql("UPDATE eids SET seen = 3");
+        for left in [MOST_JUDGED as usize, 0] {
+            assert_eq!(waiting(), left);
+            judge();
+        }
+    }
 
     #[test]
     fn a_message_is_taken_once_also_if_later_ones_of_its_sender_came_before() {

@@ -5,7 +5,10 @@
 use postern_protocol::{PublicKey, eid::EidState, name::UserName};
 use rusqlite::params;
 
-use super::known::{self, Seen, Which};
+use super::{
+    known::{self, Seen, Which},
+    public_eid::Leaf,
+};
 use crate::{
     error::{Error, IdentityError, Result, UNPAID_RETRY},
     event::Event,
@@ -190,8 +193,7 @@ fn devices(tx: &Tx<'_>, name: &UserName) -> Result<Vec<PublicKey>> {
     }
     let Some(kept) = known::find(tx, name, Which::Accepted)? else { return Ok(Vec::new()) };
     let names: Vec<UserName> = [name].into_iter().chain(&kept.former).cloned().collect();
-    let leaves = kept.public_eid()?.leaves(name)?;
-    Ok(leaves.into_iter().filter(|leaf| leaf.counts(&names)).map(|leaf| leaf.client_key).collect())
+    Ok(Leaf::clients(&kept.public_eid()?.leaves(name)?, &names))
 }
 
 /// Withdraws that the user is verified, and tells of the split unless this one was told.

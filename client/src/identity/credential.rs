@@ -23,6 +23,24 @@ pub(crate) async fn obtain_credential(store: &Store, api: &Api, mut account: Acc
     Ok(account)
 }
 
+/// Keeps the credential that the AS answered a registration or a reset with. A repeat is answered as the first time, and that may
+/// be long ago: then the credential has ended, or its issuer's key was revoked, and the AS is asked for another one.
+pub(crate) async fn keep_credential(
+    store: &Store,
+    api: &Api,
+    mut account: Account,
+    credential: IssuedCredential,
+) -> Result<Account> {
+    match verified(store, api, &account, credential).await {
+        Err(Error::Identity(IdentityError::Credential)) => obtain_credential(store, api, account).await,
+        credential => {
+            account.credential = Some(credential?);
+            store.write(|tx| account.save(tx))?;
+            Ok(account)
+        }
+    }
+}
+
 /// Has the AS sign a new credential long before the old one ends, and when the key that signed the old one is good no
 /// more: once an hour it looks. Where an end is near, or the old one is no good yet, it asks with every errand until it has the
 /// new one.
@@ -57,7 +75,7 @@ fn is_due(credential: &ClientCredential, user: &UserName, now: u64) -> bool {
 ///
 /// # Errors
 /// [`IdentityError::Credential`].
-pub(crate) async fn verified(
+async fn verified(
     store: &Store,
     api: &Api,
     account: &Account,

@@ -30,29 +30,25 @@ pub(super) fn noted<T>(store: &Store, user: &UserName, found: Result<T>) -> Resu
     found
 }
 
-/// Whether an error is an answer that does not hold, or a refusal that no AS has a reason for. Of users that it does not know,
-/// of a reset and of a split this user hears elsewhere. An AS that is away, and one that could not be asked, hide nothing.
+/// Whether an error is an answer that does not hold, or a refusal by whatever name: the AS, or its homeserver's gateway, chooses
+/// it. Of users that it does not know, of a reset and of a split this user hears elsewhere. An AS that is away, and one that could
+/// not be asked, hide nothing: the own server is away, too, if it says that it has a fault, and then nothing else is done there.
 fn is_failure(error: &Error) -> bool {
+    use postern_api::{Error as Answer, Side};
     match error {
         Error::Identity(error) => {
             !matches!(error, IdentityError::Reset | IdentityError::Split | IdentityError::Unknown)
         }
         // The log of the own identity.
-        Error::Mls { .. } | Error::Server(postern_api::Error::UnexpectedAnswer(_)) => true,
-        error => error.refusal().is_some_and(|problem| !has_reason(problem.kind)),
+        Error::Mls { .. } => true,
+        Error::Server(Answer::Refused(problem)) => {
+            problem.kind != ProblemType::NotFound && !error.server_is_away()
+        }
+        Error::Server(answer) => {
+            matches!(answer, Answer::UnexpectedAnswer(_) | Answer::Relay { side: Side::Gateway, .. })
+        }
+        _ => false,
     }
-}
-
-/// Whether a refusal says that nobody is there, that the operator blocked the domain, or that the token is no good.
-fn has_reason(kind: ProblemType) -> bool {
-    matches!(
-        kind,
-        ProblemType::NotFound
-            | ProblemType::HomeserverBlocked
-            | ProblemType::UnknownTokenKey
-            | ProblemType::InvalidTokenRequest
-            | ProblemType::NoTokenIssued
-    )
 }
 
 /// Takes note that a lookup of a known user failed, though the AS is there.
@@ -99,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_as_that_is_away_or_could_not_be_asked_or_knows_nobody_hides_nobody() {
+    fn an_as_hides_by_any_refusal_but_not_if_it_is_away_or_could_not_be_asked_or_knows_nobody() {
         let of = |kind: ProblemType| Error::from(Problem::new(kind));
         let relay = |side: postern_api::Side, kind: ProblemType| {
             Error::from(postern_api::Error::Relay { side, problem: kind.into() })
@@ -108,15 +104,12 @@ mod tests {
             Error::Server(postern_api::Error::Unreachable("nobody is there".into())),
             of(ProblemType::Unavailable),
             of(ProblemType::Fault),
-            of(ProblemType::AllowanceUsedUp),
-            of(ProblemType::TokenSpent),
-            of(ProblemType::UnknownTokenKey),
             of(ProblemType::NotFound),
-            of(ProblemType::HomeserverBlocked),
             relay(postern_api::Side::Relay, ProblemType::NotAllowed),
+            relay(postern_api::Side::Relay, ProblemType::HomeserverBlocked),
             relay(postern_api::Side::Pipe, ProblemType::HomeserverUnreachable),
-            relay(postern_api::Side::Gateway, ProblemType::HomeserverRefused),
-            Error::NoToken(ProblemType::NotAllowed.into()),
+            of(ProblemType::AllowanceUsedUp).of_wallet(),
+            of(ProblemType::AccountSuspended).of_wallet(),
             Error::NoTokenKey,
             Error::Contended(5),
             Error::Identity(IdentityError::Reset),
@@ -130,9 +123,25 @@ mod tests {
             Error::Identity(IdentityError::State),
             Error::Identity(IdentityError::OtherUser),
             Error::unexpected("nonsense"),
-            of(ProblemType::NotAllowed),
+            relay(postern_api::Side::Gateway, ProblemType::HomeserverRefused),
+            relay(postern_api::Side::Gateway, ProblemType::Fault),
+            relay(postern_api::Side::Gateway, ProblemType::Unavailable),
         ] {
             assert!(is_failure(&error), "{error}");
+        }
+        for kind in ProblemType::ALL {
+            let error = of(*kind);
+            let is_harmless = *kind == ProblemType::NotFound || error.server_is_away();
+            assert_eq!(is_failure(&error), !is_harmless, "{}", kind.slug());
+        }
+        for kind in [
+            ProblemType::TokenRequired,
+            ProblemType::TokenSpent,
+            ProblemType::UnknownTokenKey,
+            ProblemType::AccountSuspended,
+            ProblemType::HomeserverBlocked,
+        ] {
+            assert!(is_failure(&of(kind)), "{}", kind.slug());
         }
     }
 }

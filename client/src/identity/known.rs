@@ -115,7 +115,7 @@ pub(crate) fn confirmed(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<Us
         )?
         .query_row([client_key.as_bytes()], |row| row.get(0))
         .optional()?;
-    name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
+    parsed(name)
 }
 
 /// The user in whose accepted identity a client was shown last, also while a reset waits for a person.
@@ -123,6 +123,10 @@ pub(crate) fn shown_as(tx: &Tx<'_>, client_key: &PublicKey) -> Result<Option<Use
     let sql = "SELECT user FROM identities WHERE client_key = ?1 AND pending = 0";
     let name: Option<String> =
         tx.sql().prepare_cached(sql)?.query_row([client_key.as_bytes()], |row| row.get(0)).optional()?;
+    parsed(name)
+}
+
+fn parsed(name: Option<String>) -> Result<Option<UserName>> {
     name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
 }
 
@@ -154,9 +158,12 @@ pub(crate) fn is_again(tx: &Tx<'_>, name: &UserName, client_key: &PublicKey) -> 
 
 /// The users that have a name, or had it when a leaf of theirs was made, each by its present name. Their identities are accepted.
 pub(super) fn called(tx: &Tx<'_>, name: &UserName) -> Result<Vec<UserName>> {
-    // x'80' is an empty list.
-    let sql = "SELECT user, former FROM eids
-                WHERE pending = 0 AND (user = ?1 OR former <> x'80' AND substr(user, instr(user, '@') + 1) = ?2)";
+    // x'80' is an empty list, which most have. Members are asked about with each of their messages.
+    let sql = "SELECT user, former FROM eids WHERE pending = 0 AND user = ?1
+                UNION ALL
+               SELECT user, former FROM eids
+                WHERE pending = 0 AND former <> x'80' AND user <> ?1
+                  AND substr(user, instr(user, '@') + 1) = ?2";
     let mut statement = tx.sql().prepare_cached(sql)?;
     let rows = statement
         .query_map([name.to_string().as_str(), name.domain().as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -215,7 +222,7 @@ pub(super) fn waiting_as(tx: &Tx<'_>, name: &UserName) -> Result<Option<UserName
     let sql =
         "SELECT user FROM eids WHERE pending = 1 AND (user = ?1 OR called = ?1) ORDER BY user <> ?1 LIMIT 1";
     let user: Option<String> = tx.sql().query_row(sql, [name.to_string()], |row| row.get(0)).optional()?;
-    user.map(|user| user.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
+    parsed(user)
 }
 
 /// Takes the identity that waits for a person as the user's: the person said that it is still the same.
@@ -291,7 +298,7 @@ fn read(row: &Row<'_>) -> Result<Kept> {
         },
         public_group: bytes("public_group")?,
         former: decode(&bytes("former")?, "names")?,
-        called: called.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()?,
+        called: parsed(called)?,
         seen: row.get("seen")?,
         verified: row.get("verified")?,
     })
@@ -388,7 +395,7 @@ pub(super) fn named(tx: &Tx<'_>, founding: &Founding) -> Result<Option<UserName>
         .prepare_cached("SELECT user FROM eids WHERE founder = ?1 AND founding = ?2 AND pending = 0")?
         .query_row(params![founding.founder.as_bytes(), founding.transcript.as_bytes()], |row| row.get(0))
         .optional()?;
-    name.map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).transpose()
+    parsed(name)
 }
 
 /// The user as which one of these incarnations was seen, each named by its first transcript: of several the last one.

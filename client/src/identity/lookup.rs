@@ -117,7 +117,7 @@ pub(crate) async fn look_up(api: &impl Records, store: &Store, name: &UserName) 
     Ok(found.user)
 }
 
-/// As [`look_up`], with all that the AS says of the user's devices.
+/// Asks and verifies as [`look_up`] does, and returns all that the AS says of the user's devices.
 pub(super) async fn find(api: &impl Records, store: &Store, name: &UserName) -> Result<Found> {
     let keys = api.keys(store, name.domain()).await?;
     hidden::noted(store, name, ask(api, &keys, store, name).await)
@@ -369,8 +369,7 @@ fn take_name(tx: &Tx<'_>, from: &UserName, to: &UserName) -> Result<()> {
 
 /// Takes note of the profile of a user whose identity is accepted, and may be `new`, or of its absence.
 fn see_profile(tx: &Tx<'_>, name: &UserName, shown: &Shown, is_new: bool) -> Result<()> {
-    let clients: Vec<PublicKey> =
-        shown.leaves.iter().filter(|leaf| leaf.counts(&shown.names)).map(|leaf| leaf.client_key).collect();
+    let clients = Leaf::clients(&shown.leaves, &shown.names);
     if let Some(signed) = &shown.profile {
         profile::seen(tx, name, signed, &shown.founding.transcript, &clients, is_new)?;
     }
@@ -379,11 +378,8 @@ fn see_profile(tx: &Tx<'_>, name: &UserName, shown: &Shown, is_new: bool) -> Res
 
 /// Tells which devices a user has more and less than before.
 fn tell_of_devices(tx: &Tx<'_>, name: &UserName, before: &Kept, shown: &Shown) -> Result<()> {
-    let leaves = before.public_eid()?.leaves(name)?;
-    let clients = |leaves: &[Leaf]| -> Vec<PublicKey> {
-        leaves.iter().filter(|leaf| leaf.counts(&shown.names)).map(|leaf| leaf.client_key).collect()
-    };
-    let (before, after) = (clients(&leaves), clients(&shown.leaves));
+    let before = Leaf::clients(&before.public_eid()?.leaves(name)?, &shown.names);
+    let after = Leaf::clients(&shown.leaves, &shown.names);
     for device in after.iter().filter(|device| !before.contains(device)) {
         Event::DeviceAdded { user: name.clone(), device: *device }.record(tx)?;
     }

@@ -45,6 +45,11 @@ impl Leaf {
     pub(super) fn counts(&self, names: &[UserName]) -> bool {
         !self.pending && names.contains(&self.name)
     }
+
+    /// The clients of those of these leaves that count for a user with one of these names.
+    pub(super) fn clients(leaves: &[Self], names: &[UserName]) -> Vec<PublicKey> {
+        leaves.iter().filter(|leaf| leaf.counts(names)).map(|leaf| leaf.client_key).collect()
+    }
 }
 
 impl PublicEid {

@@ -70,7 +70,7 @@ pub struct SharedProfileKey {
     pub key: ProfileKey,
 }
 
-/// What this device's user is told of an AS that does not show a version of a profile of which a device of its user told.
+/// This device's user reads this where an AS does not show a version of a profile that a device of the profile's user told.
 pub(crate) const KEPT_BACK: &str = "the server keeps back a user's profile";
 /// Lookups that do not show such a version before that is told, of one that a message in a group told: the first may have been
 /// under way when the message came.
@@ -276,15 +276,16 @@ pub(crate) fn claimed(
     if is_own(tx, user)? {
         return Ok(false);
     }
+    // A version of another incarnation is compared with none, and nothing would show that its teller is the user's no more.
+    if identity::known(tx, user)?.map(|known| known.eid.incarnation) != Some(incarnation) {
+        return Ok(version > 0);
+    }
     let kept = find(tx, user)?;
     let seen = kept.signed.as_ref().filter(|signed| signed.profile.incarnation == incarnation);
     if version <= kept.claimed.max(seen.map_or(0, |signed| signed.profile.version)) {
         return Ok(false);
     }
-    // A version of another incarnation is compared with none.
-    let known = identity::known(tx, user)?.map(|known| known.eid.incarnation);
-    let claimed_by = (known == Some(incarnation)).then_some(*teller);
-    save(tx, user, &Kept { claimed: version, claimed_by, looks: 0, ..kept })?;
+    save(tx, user, &Kept { claimed: version, claimed_by: Some(*teller), looks: 0, ..kept })?;
     Ok(true)
 }
 

@@ -269,7 +269,7 @@ fn a_version_that_two_lookups_do_not_show_is_kept_back_and_that_is_told_once() {
         assert!(!world.claims(&world.phone, 4));
     }
     assert_eq!(world.looks(Some(&new)), (false, 1));
-    // What the second lookup shows is kept back by nobody.
+    // Nobody keeps back what the second lookup shows.
     assert!(world.claims(&world.phone, 5));
     assert_eq!(world.looks(Some(&new)), (true, 1));
     assert_eq!(world.looks(Some(&world.signed(0, 5, "Rob"))), (false, 1));
@@ -292,4 +292,17 @@ fn what_a_device_told_that_was_removed_since_is_kept_back_by_nobody() {
         assert_eq!(world.looks(Some(&bob)), (false, 0));
     }
     assert!(world.claims(&world.phone, 4), "it holds up no other's");
+}
+
+#[test]
+fn the_version_that_a_device_tells_of_another_incarnation_has_the_as_asked_and_holds_up_no_other() {
+    let world = World::new();
+    let bob = world.signed(0, 3, "Bob");
+    world.see(&bob, 0);
+    let tablet = SigningKey::generate().public_key();
+    let is_asked = |tx: &Tx<'_>| claimed(tx, &world.bob, &tablet, 7, u64::MAX);
+    assert!(world.store.write(is_asked).unwrap());
+    assert_eq!(world.looks(Some(&bob)), (false, 0), "nothing is looked for");
+    assert!(world.claims(&world.phone, 4));
+    assert_eq!(world.looks(Some(&bob)), (true, 0));
 }

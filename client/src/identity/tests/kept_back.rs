@@ -1,4 +1,4 @@
-//! What an AS keeps back: states that a user's devices tell, and users of whom it shows nothing that holds.
+//! An AS keeps back states that a user's devices tell, or shows nothing of a user that holds: readers find that out.
 
 use postern_protocol::problem::{Problem, ProblemType};
 

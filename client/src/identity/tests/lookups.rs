@@ -262,7 +262,7 @@ async fn a_ticket_that_was_seen_while_clocks_were_ahead_is_newer_than_nothing_on
         assert_eq!(error, IdentityError::Ticket("it is older than one that was seen"));
         server.be_honest();
     }
-    // What was seen of the identity is no matter of clocks.
+    // No clock makes a difference to what was seen of the identity.
     seen_at(now() + 3600);
     let new = std::mem::replace(&mut server.log, old);
     assert_eq!(refusal(&server, &bob).await, IdentityError::RolledBack);

@@ -109,6 +109,7 @@ CREATE TABLE links (
     link BLOB,                          -- an IdentityLink in CBOR
     eid BLOB,                           -- state of the user's identity that the leaf's card tells: an EidState in CBOR. Null
                                         -- once it was compared with what the AS shows, which waits for the client's confirmation
+    judged INTEGER,                     -- eids.seen of the user when the client was found not to speak for one; null before
     tried INTEGER NOT NULL DEFAULT 0,   -- lookups that did not confirm the client, though the AS answered
     unreached INTEGER NOT NULL DEFAULT 0, -- lookups since then at which the AS was out of reach
     due INTEGER NOT NULL DEFAULT 0,     -- seconds since 1970: when to ask the AS about the client, if it is not confirmed

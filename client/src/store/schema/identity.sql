@@ -27,6 +27,7 @@ CREATE TABLE eids (
     split BLOB,                         -- the state of another history that was told last: an EidState's bytes
     PRIMARY KEY (user, pending)
 ) STRICT;
+CREATE INDEX eids_renamed ON eids (user) WHERE former <> x'80';
 
 -- Transcripts of the epochs of these identities that were seen: of each the last 10,000.
 CREATE TABLE eid_epochs (

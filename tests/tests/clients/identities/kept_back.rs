@@ -174,7 +174,8 @@ async fn an_as_that_shows_members_nothing_that_holds_for_a_day_is_told_of_once()
     let early = scene.early.clone();
     older.lie_about(&user, move |record| *record = early.clone());
     late.show_old_ticket(&user);
-    deaf.refuse(&user, ProblemType::NotAllowed);
+    // Whatever it calls the refusal.
+    deaf.refuse(&user, ProblemType::AccountSuspended);
     scene.goes_on().await;
     for (liar, reader) in &scene.readers {
         for expected in [0, 0, 1, 0] {

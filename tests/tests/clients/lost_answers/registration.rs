@@ -2,9 +2,9 @@
 
 use postern_client::Client;
 use postern_protocol::problem::ProblemType;
-use postern_tests_kit::{BadLine, World};
+use postern_tests_kit::{BadLine, Call, World, eventually};
 
-use super::{ALL_ATTEMPTS, months_pass, options, register};
+use super::{ALL_ATTEMPTS, months_pass, options, register, written_down};
 
 #[tokio::test]
 async fn a_registration_whose_answer_was_lost_is_taken_up_with_the_same_key() {
@@ -74,6 +74,35 @@ async fn a_registration_whose_answer_was_lost_is_taken_up_after_months() {
     assert!(alice.recovery_key().unwrap().is_some(), "she can be shown the key of the account");
     assert_eq!(world.count("auth.users").await, 1);
     assert_eq!(world.count("auth.clients WHERE credential IS NULL").await, 0);
+}
+
+/// The AS answers the repeat with the credential of then, which is no good any more, as after months.
+#[tokio::test]
+async fn a_registration_or_a_reset_whose_answer_was_lost_goes_on_though_its_credential_is_no_good_since() {
+    let world = World::builder().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let key = written_down(&world.person("bob").await);
+    let phone = Client::builder(world.homes.path().join("new-phone")).server(line.url()).options(options());
+    line.cut("POST /as/users", ALL_ATTEMPTS, 0);
+    let lost = register(&world, &line, "alice").await;
+    assert!(lost.err().expect("there is no answer").is_passing());
+    line.mend();
+    line.cut("POST /as/account/reset", ALL_ATTEMPTS, 0);
+    let lost = phone.reset("bob", &key).await;
+    assert!(lost.err().expect("there is no answer").is_passing());
+    line.mend();
+
+    let shown = async || world.send(&Call::get("/as/keys").wire()).await.body;
+    let before = shown().await;
+    world.admin.execute("SELECT operator.rotate_signing_keys('as', revoke => true)", &[]).await.unwrap();
+    eventually("the server shows it", async || (shown().await != before).then_some(())).await;
+    let alice = register(&world, &line, "alice").await.expect("the account is hers");
+    let bob = phone.reset("bob", &key).await.expect("the account is his");
+    for client in [&alice, &bob] {
+        client.create_group("mine").await.unwrap();
+        let found = alice.look_up(client.user()).await.unwrap();
+        assert_eq!(found.clients.len(), 1, "{}", client.user());
+    }
 }
 
 #[tokio::test]
