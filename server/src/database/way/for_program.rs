@@ -1,9 +1,14 @@
 //! The connection string by which one of PostgreSQL's own programs (`pg_dump`, `pg_restore`, `psql`) goes the same way (OPS-8).
 //! It says all that matters: the program's libpq may be of any version, and finds files of its own in the user's home directory.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+use openssl_probe::{ENV_CERT_DIR, ENV_CERT_FILE};
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation, TargetSessionAttrs};
 
 use super::{Authorities, Mode, Way};
@@ -16,13 +21,6 @@ use crate::database::{
 const NOWHERE: &str = "/nonexistent";
 /// PostgreSQL's port.
 const PORT: &str = "5432";
-/// The files of the authorities that a system trusts, of Debian and others.
-const OF_SYSTEM: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 impl Way {
     /// The way in libpq's words, without the password, with these bounds where the connection string has none, and with these
@@ -107,7 +105,7 @@ impl Way {
         let authorities = match &self.asked.authorities {
             Authorities::Nobody => NOWHERE.to_owned(),
             // libpq knows this word from PostgreSQL 16 on, and not the variables that name another file.
-            Authorities::System => of_system()?,
+            Authorities::System => text(&of_system()?)?,
             Authorities::Of(file) => text(file)?,
         };
         let (certificate, key) = match &self.asked.ours {
@@ -149,17 +147,15 @@ impl Mode {
     }
 }
 
-/// The file of the authorities that this system trusts, which are the same as [`crate::tls::system_authorities`].
-fn of_system() -> anyhow::Result<String> {
-    if let Ok(file) = std::env::var("SSL_CERT_FILE") {
-        return Ok(file);
-    }
-    let found = OF_SYSTEM.into_iter().find(|file| Path::new(file).exists());
-    ensure!(
-        found.is_some() && std::env::var_os("SSL_CERT_DIR").is_none(),
-        "sslrootcert=system: PostgreSQL's programs need the authorities that this system trusts in one file; name it in sslrootcert"
-    );
-    Ok(found.unwrap_or_default().to_owned())
+/// The file of the authorities that this system trusts, which [`crate::tls::system_authorities`] reads, too. It reads directories
+/// as well, which libpq cannot: systems that have both have the same authorities in them.
+fn of_system() -> anyhow::Result<PathBuf> {
+    let named = std::env::var_os(ENV_CERT_FILE).map(PathBuf::from);
+    let is_a_directory = named.is_none() && std::env::var_os(ENV_CERT_DIR).is_some();
+    let file = named.or_else(|| openssl_probe::probe().cert_file).filter(|_| !is_a_directory);
+    file.context(
+        "sslrootcert=system: PostgreSQL's programs need the authorities that this system trusts in one file; name it in sslrootcert",
+    )
 }
 
 #[cfg(test)]
