@@ -115,7 +115,7 @@ pub async fn connect_as_superuser(admin_url: &ConnectionString, name: &str) -> a
     let mut way = Way::of(admin_url).context("database.admin_url is not a valid connection string")?;
     // It may be idle for hours during a dump, and routers forget such connections.
     way.config.application_name(name).keepalives_idle(KEEPALIVE);
-    // Of several hosts the first that answers, as for the programs that work beside this session.
+    // The first of several hosts that answers is taken, as by the programs that work beside this session.
     way.config.load_balance_hosts(LoadBalanceHosts::Disable);
     let (client, connection) =
         way.connect().await.map_err(DatabaseError::from).context("cannot connect with database.admin_url")?;

@@ -80,7 +80,7 @@ pub struct Arriving<S> {
     body: S,
 }
 
-/// What a request's header says of its body.
+/// The announcement of a body in its request's header.
 #[derive(Clone, Copy, Default)]
 struct Announced {
     length: Option<u64>,

@@ -108,7 +108,9 @@ impl Federation {
         let error = match attempted {
             Ok(()) => return self.outbox.attempts.0.add(["done".into()], 1),
             // All lanes share that connection, and clients' requests do.
-            Err(AttemptError::Call(error)) if !claim.is_apart && is_broken(&error) => AttemptError::Suspect,
+            Err(AttemptError::Call(error)) if !claim.has_own_line() && is_broken(&error) => {
+                AttemptError::Suspect
+            }
             Err(error) => error,
         };
         tracing::debug!("deliveries to another homeserver wait: {error}");
@@ -166,7 +168,7 @@ impl Federation {
             let request = Request::deliver(&claim.deliveries(&contents));
             let request = request.waiting_at_least(claim.carriage).paid_with(token);
             let reception = match self.exchange(&neighbour, request).await {
-                Err(error) if claim.is_apart && is_broken(&error) => Reception::Broken,
+                Err(error) if claim.has_own_line() && is_broken(&error) => Reception::Broken,
                 answer => Reception::of(&answer?, &contents),
             };
             match reception {
