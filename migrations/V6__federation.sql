@@ -540,8 +540,8 @@ COMMENT ON TYPE federation.relay_token_request_outcome IS 'Outcomes of federatio
 CREATE TYPE federation.introduce_server_outcome AS ENUM (
     'known', 'unknown', 'blocked', 'signature_used', 'source_limited', 'server_limited');
 COMMENT ON TYPE federation.introduce_server_outcome IS 'Outcomes of federation.introduce_server';
-CREATE TYPE federation.find_signer_outcome AS ENUM ('known', 'unknown_signer', 'blocked');
-COMMENT ON TYPE federation.find_signer_outcome IS 'Outcomes of federation.find_signer';
+CREATE TYPE federation.find_sender_outcome AS ENUM ('known', 'unknown_signer', 'blocked');
+COMMENT ON TYPE federation.find_sender_outcome IS 'Outcomes of federation.find_sender';
 CREATE TYPE federation.admit_relay_outcome AS ENUM ('admitted', 'unknown_signer', 'blocked', 'signature_used');
 COMMENT ON TYPE federation.admit_relay_outcome IS 'Outcomes of federation.admit_relay';
 CREATE TYPE federation.show_homeserver_outcome AS ENUM ('kept', 'token_spent', 'due', 'failing', 'blocked', 'too_many');

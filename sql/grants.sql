@@ -217,7 +217,7 @@ GRANT EXECUTE ON FUNCTION federation.show_homeserver TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.choose_description TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.signing_domain TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.introduce_server TO postern_server;
-GRANT EXECUTE ON FUNCTION federation.find_signer TO postern_server;
+GRANT EXECUTE ON FUNCTION federation.find_sender TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.admit_relay TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.relay_request TO postern_server;
 GRANT EXECUTE ON FUNCTION federation.relay_token_request TO postern_server;

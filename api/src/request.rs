@@ -138,6 +138,12 @@ impl Request {
         Self { timeout: TIMEOUT + wait, ..self }
     }
 
+    /// The same, where it does not wait as long already.
+    #[must_use]
+    pub fn waiting_at_least(self, wait: Duration) -> Self {
+        Self { timeout: self.timeout.max(TIMEOUT + wait), ..self }
+    }
+
     /// Allows so much time for the answer, where that is another one than usual.
     #[must_use]
     pub fn within(self, timeout: Duration) -> Self {

@@ -76,6 +76,13 @@ impl VerifiedHead {
         self.verified.key
     }
 
+    /// The time for which it still counts.
+    pub fn left(self) -> Duration {
+        let end = self.created.saturating_add(MAX_AGE.as_secs()).min(self.expires.unwrap_or(u64::MAX));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Duration::from_secs(end).saturating_sub(now)
+    }
+
     /// The signature, once the body is here.
     ///
     /// # Errors
@@ -405,6 +412,10 @@ mod tests {
             VerifiedHead { expires: Some(1), ..head }.with_body(b"body"),
             Err(SignatureError::NotFresh)
         );
+        assert!(head.left() > Duration::ZERO && head.left() <= MAX_AGE);
+        for (created, expires) in [(head.created - MAX_AGE.as_secs(), None), (head.created, Some(1))] {
+            assert_eq!(VerifiedHead { created, expires, ..head }.left(), Duration::ZERO);
+        }
         let stranger = Target { authority: "example.net", ..TARGET };
         assert_eq!(verify_head(stranger, &headers).err(), Some(SignatureError::Invalid));
         let digest = content_digest(b"other");

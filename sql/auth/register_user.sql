@@ -43,13 +43,11 @@ BEGIN
           JOIN auth.incarnations i USING (user_id, incarnation)
          WHERE c.client_key = register_user.client_key;
         IF FOUND THEN
+            outcome := 'client_known';
             IF known.is_repeat THEN
-                -- A client that was silent for long has none: it gets another one, as from auth.store_credential.
-                credential := coalesce(known.credential,
-                                       auth.keep_credential(register_user.client_key, register_user.credential));
+                credential := auth.keep_credential(register_user.client_key, known.credential, register_user.credential);
+                outcome := CASE WHEN credential IS NULL THEN outcome ELSE 'registered' END;
             END IF;
-            outcome := CASE WHEN known.is_repeat AND credential IS NOT NULL
-                            THEN 'registered'::auth.register_user_outcome ELSE 'client_known' END;
             RETURN;
         ELSIF register_user.eid IS NULL THEN
             outcome := 'client_known';

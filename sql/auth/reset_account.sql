@@ -46,13 +46,11 @@ BEGIN
       JOIN auth.incarnations i USING (user_id, incarnation)
      WHERE c.client_key = reset_account.client_key;
     IF FOUND THEN
+        outcome := 'client_known';
         IF known.is_repeat THEN
-            -- A client that was silent for long has none: it gets another one, as from auth.store_credential.
-            credential := coalesce(known.credential,
-                                   auth.keep_credential(reset_account.client_key, reset_account.credential));
+            credential := auth.keep_credential(reset_account.client_key, known.credential, reset_account.credential);
+            outcome := CASE WHEN credential IS NULL THEN outcome ELSE 'reset' END;
         END IF;
-        outcome := CASE WHEN known.is_repeat AND credential IS NOT NULL
-                        THEN 'reset'::auth.reset_account_outcome ELSE 'client_known' END;
         RETURN;
     ELSIF reset_account.eid IS NULL THEN
         outcome := 'not_ended';

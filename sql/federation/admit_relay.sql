@@ -10,12 +10,13 @@
 CREATE OR REPLACE FUNCTION federation.admit_relay(
     signer_key bytea, signature bytea, OUT outcome federation.admit_relay_outcome, OUT domain text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    sender record;
 BEGIN
-    domain := federation.signing_domain(signer_key);
-    IF domain IS NULL THEN
-        outcome := 'unknown_signer';
-    ELSIF NOT federation.is_allowed(domain) THEN
-        outcome := 'blocked';
+    SELECT s.outcome, s.domain INTO STRICT sender FROM federation.find_sender(signer_key) s;
+    domain := sender.domain;
+    IF sender.outcome <> 'known' THEN
+        outcome := sender.outcome::text::federation.admit_relay_outcome;
     ELSIF aas.use_signature(signature) THEN
         PERFORM federation.heard(domain);
         outcome := 'admitted';

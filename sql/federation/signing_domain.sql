@@ -4,8 +4,8 @@
 --
 --   public_key: Ed25519 key, verified by the caller
 --
--- Called by aas.find_signer, federation.find_signer, federation.admit_relay, federation.introduce_server and
--- qs.receive_deliveries, and by POST /homeservers after a look.
+-- Called by aas.find_signer, federation.find_sender, federation.introduce_server and qs.receive_deliveries, and by
+-- POST /homeservers after a look.
 CREATE OR REPLACE FUNCTION federation.signing_domain(public_key bytea) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT k.domain::text

@@ -43,12 +43,16 @@ enum Found {
 }
 
 impl Overseer {
-    /// Asks a session which one it is. There is none where PostgreSQL does not tell.
+    /// Asks a session which one it is. There is none where PostgreSQL does not tell, or refuses to, as where its administrator
+    /// lets nobody look at sessions.
     ///
     /// # Errors
     /// A database that does not answer.
     pub async fn of(client: &Client, way: &Way) -> Result<Option<Self>, Error> {
-        let row = client.query_typed_opt(OF_ITSELF, &[]).await?;
+        let row = match client.query_typed_opt(OF_ITSELF, &[]).await {
+            Err(error) if error.as_db_error().is_some() => None,
+            answer => answer?,
+        };
         Ok(row.map(|row| Self { way: way.clone(), pid: row.get(0), begun: row.get(1) }))
     }
 

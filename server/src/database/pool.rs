@@ -303,7 +303,7 @@ impl Lane {
             let is_full = status.size >= status.max_size;
             DatabaseError::Pool(if is_full { "all are busy" } else { "PostgreSQL does not answer in time" })
         })??;
-        Ok(Lease { connection: Some(connection), overseer: None, lane: self })
+        Ok(Lease { connection: Some(connection), overseer: None, begun: false, lane: self })
     }
 }
 
@@ -332,8 +332,10 @@ async fn answered<T>(
 /// A connection during a call.
 struct Lease<'a> {
     connection: Option<Object>,
-    /// The call's overseer, once it has begun, if the lane has some.
+    /// The call's overseer, if the lane has some and PostgreSQL tells it of the session.
     overseer: Option<Overseer>,
+    /// Whether the call itself has begun.
+    begun: bool,
     lane: &'a Lane,
 }
 
@@ -353,6 +355,7 @@ impl Lease<'_> {
             let overseer = answered(START_TIMEOUT, None, Overseer::of(self.client(), way)).await??;
             self.overseer = overseer;
         }
+        self.begun = true;
         let call = async {
             let statement = self.client().prepare_cached(sql).await?;
             self.client().query(&statement, parameters).await
@@ -375,11 +378,7 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         let (overseer, suspects) = (self.overseer.take(), self.lane.suspects.clone());
-        let bound = match (&self.lane.overseen_by, &overseer) {
-            // It was abandoned before it began.
-            (Some(_), None) => START_TIMEOUT,
-            _ => self.lane.bound,
-        };
+        let bound = if self.begun { self.lane.bound } else { START_TIMEOUT };
         let handing_on = async move {
             let answer = answered(bound, overseer.as_ref(), connection.simple_query("")).await;
             match answer {

@@ -12,7 +12,7 @@ use crate::config::ConnectionString;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The driver's default time without a word after which it asks the peer for a sign of life. The connection string may
 /// set another; ours is shorter.
-const DRIVERS_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
+pub(super) const DRIVERS_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 2;

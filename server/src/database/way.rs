@@ -1,10 +1,12 @@
 //! The way to PostgreSQL that a connection string describes, with TLS as it asks for (OPS-8). The driver knows three of
-//! libpq's values of `sslmode` and no certificates; the rest is here and in `connection_string`, with libpq's meaning,
+//! libpq's values of `sslmode` and no certificates; the others are here and in `connection_string`, with libpq's meaning,
 //! except that a server is known by the names in its certificate's subjectAltName only.
 
 mod for_program;
 
 use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -23,12 +25,15 @@ use rustls::{
 };
 use tokio_postgres::{
     Client, Config, Connection, Error, Socket,
-    config::{Host, LoadBalanceHosts, SslMode},
+    config::{Host, LoadBalanceHosts, SslMode, SslNegotiation},
     tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{DatabaseError, connection_string::Parameters};
+use super::{
+    DatabaseError,
+    connection_string::{KEEPALIVES_COUNT, Parameters, UNACKNOWLEDGED, split},
+};
 use crate::{
     config::ConnectionString,
     from_files::{Contents, FromFiles, Watched, Words},
@@ -53,6 +58,9 @@ const FREE: &str = "SET default_transaction_read_only = off;
        FROM pg_catalog.pg_settings s
       WHERE s.name IN ('statement_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout',
                        'transaction_timeout')";
+/// The reason why a connection string is refused that the driver does not read. The driver's own quotes the name of a parameter,
+/// which may be a part of a password.
+const UNREADABLE: &str = "it does not parse, or has a parameter or a value that is not supported: operate/configure.md of the documentation has those that are, and says how spaces and special characters are written";
 const WORDS: Words = Words {
     name: "take over other files of TLS to PostgreSQL: those before stay",
     renewed: "new sessions of PostgreSQL have other files of TLS from now on",
@@ -63,8 +71,6 @@ const WORDS: Words = Words {
 pub struct Way {
     pub config: Config,
     tls: Arc<FromFiles<Tls>>,
-    /// What the connection string asks for, in its own words.
-    parameters: Arc<Parameters>,
     asked: Arc<Asked>,
 }
 
@@ -109,7 +115,7 @@ pub async fn connect_as_superuser(admin_url: &ConnectionString, name: &str) -> a
     let mut way = Way::of(admin_url).context("database.admin_url is not a valid connection string")?;
     // It may be idle for hours during a dump, and routers forget such connections.
     way.config.application_name(name).keepalives_idle(KEEPALIVE);
-    // Of several hosts the first that answers, as for the programs that work beside this session.
+    // The first of several hosts that answers is taken, as by the programs that work beside this session.
     way.config.load_balance_hosts(LoadBalanceHosts::Disable);
     let (client, connection) =
         way.connect().await.map_err(DatabaseError::from).context("cannot connect with database.admin_url")?;
@@ -126,16 +132,25 @@ impl Way {
     /// A connection string that does not parse, or asks for what there is not; certificates that cannot be read.
     pub fn of(url: &ConnectionString) -> Result<Self, DatabaseError> {
         let refused = |error: anyhow::Error| DatabaseError::Settings(format!("{error:#}"));
-        let parameters = Parameters::of(url.as_str()).map_err(refused)?;
-        let mut config: Config = parameters.for_driver().parse()?;
-        if let Some(time) = parameters.unacknowledged() {
-            config.tcp_user_timeout(time);
+        let (text, parameters) = split(url.as_str());
+        let mut config: Config = text.parse().map_err(|_| refused(anyhow!(UNREADABLE)))?;
+        if let Some(count) = parameters.number(KEEPALIVES_COUNT).map_err(refused)? {
+            config.keepalives_retries(count);
+        }
+        if let Some(milliseconds) = parameters.number(UNACKNOWLEDGED).map_err(refused)? {
+            config.tcp_user_timeout(Duration::from_millis(milliseconds.into()));
         }
         // As for libpq, an address is the server's name where there is no other.
         if config.get_hosts().is_empty() {
             for address in config.get_hostaddrs().to_vec() {
                 config.host(address.to_string());
             }
+        }
+        let is_nothing = |host: &Host| matches!(host, Host::Tcp(name) if name.is_empty());
+        if config.get_hosts().is_empty() || config.get_hosts().iter().any(is_nothing) {
+            return Err(refused(anyhow!(
+                "it names no host: give one, or the directory of a socket, as in host=/run/postgresql"
+            )));
         }
         let mode = parameters.verified().map_err(refused)?;
         let sockets = config.get_hosts().iter().filter(|host| matches!(host, Host::Unix(_))).count();
@@ -147,6 +162,11 @@ impl Way {
                 "a directory of a socket is among its hosts, which goes neither with hostaddr nor, beside other hosts, with an sslmode that asks for TLS"
             )));
         }
+        if config.get_ssl_negotiation() == SslNegotiation::Direct && !asks_for_tls {
+            return Err(refused(anyhow!(
+                "sslnegotiation=direct needs an sslmode that asks for TLS: require, verify-ca or verify-full"
+            )));
+        }
         config.ssl_mode(match mode {
             _ if is_local => SslMode::Disable,
             Mode::Disable => SslMode::Disable,
@@ -155,12 +175,12 @@ impl Way {
         });
         let asked = Arc::new(parameters.asked(mode).map_err(refused)?);
         let tls = load(asked.clone()).map_err(refused)?;
-        Ok(Self { config, tls: Arc::new(tls), parameters: Arc::new(parameters), asked })
+        Ok(Self { config, tls: Arc::new(tls), asked })
     }
 
     /// The password, if the connection string has one.
-    pub fn password(&self) -> Option<&str> {
-        self.parameters.get("password")
+    pub fn password(&self) -> Option<&OsStr> {
+        self.config.get_password().map(OsStr::from_bytes)
     }
 
     /// The files of TLS, which somebody has to look at while new sessions are opened; none if there are none.
@@ -200,11 +220,6 @@ impl Parameters {
         if is_system && mode != Mode::VerifyFull {
             bail!(
                 "sslrootcert=system needs sslmode=verify-full: anybody can have a certificate of an authority"
-            );
-        }
-        if self.get("sslnegotiation") == Some("direct") && matches!(mode, Mode::Disable | Mode::Prefer) {
-            bail!(
-                "sslnegotiation=direct needs an sslmode that asks for TLS: require, verify-ca or verify-full"
             );
         }
         Ok(mode)
@@ -388,9 +403,45 @@ mod tests {
             "host=/run/postgresql hostaddr=127.0.0.1 sslmode=require",
             "host=/run/postgresql,db sslmode=require",
             "host=db sslnegotiation=direct",
-            "host=db sslpassword=x",
         ] {
             assert!(matches!(way(refused), Err(DatabaseError::Settings(_))), "{refused}");
+        }
+    }
+
+    #[test]
+    fn libpqs_numbers_are_put_into_the_drivers() {
+        let config = way("host=db tcp_user_timeout=15000 keepalives_count=3").unwrap().config;
+        assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_secs(15)));
+        assert_eq!(config.get_keepalives_retries(), Some(3));
+        let config = way("host=db tcp_user_timeout=0 keepalives_count=-1").unwrap().config;
+        assert_eq!((config.get_tcp_user_timeout(), config.get_keepalives_retries()), (None, None));
+    }
+
+    #[test]
+    fn what_the_driver_cannot_do_is_refused_without_a_word_of_a_password() {
+        let unreadable = "operate/configure.md of the documentation";
+        for (text, expected) in [
+            ("host=db sslpassword=secret", unreadable),
+            ("service=secret", unreadable),
+            ("postgresql://db?require_auth=secret", unreadable),
+            ("host=db sslcrl=/secret", unreadable),
+            ("host=db gssencmode=require", unreadable),
+            ("host=db target_session_attrs=primary", unreadable),
+            ("host=db connect_timeout=secret", unreadable),
+            ("host=db password=two secret=1", unreadable),
+            ("host=db password='secret", unreadable),
+            ("secret", unreadable),
+            ("postgresql://me:secret@db?sslmode", unreadable),
+            ("postgresql://[secret", unreadable),
+            ("host=db tcp_user_timeout=secret", "tcp_user_timeout is no number"),
+            ("host=db sslmode=secret", "sslmode is one of"),
+            ("user=secret", "it names no host"),
+            ("postgresql:///secret", "it names no host"),
+            ("host=db,,secret", "it names no host"),
+        ] {
+            let refused = way(text).err().unwrap_or_else(|| panic!("{text} is taken")).to_string();
+            assert!(refused.contains(expected), "{text}: {refused}");
+            assert!(!refused.contains("secret"), "{text}: {refused}");
         }
     }
 }

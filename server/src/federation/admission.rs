@@ -14,7 +14,7 @@ use crate::{
 };
 
 outcome! {
-    pub FindSignerOutcome: "federation.find_signer_outcome" {
+    pub FindSenderOutcome: "federation.find_sender_outcome" {
         Known = "known",
         UnknownSigner = "unknown_signer",
         Blocked = "blocked",
@@ -30,15 +30,15 @@ pub async fn admit(home: &Home, pace: &Pace, signer: PublicKey) -> Result<(), Fa
     if pace.is_known(&signer, Instant::now()) {
         return Ok(());
     }
-    let sql = "SELECT outcome, domain FROM federation.find_signer($1)";
+    let sql = "SELECT outcome, domain FROM federation.find_sender($1)";
     let row = home.database.query_one(sql, &[&signer.as_bytes().as_slice()]).await?;
-    match FindSignerOutcome::of(&row)? {
-        FindSignerOutcome::Known => {
+    match FindSenderOutcome::of(&row)? {
+        FindSenderOutcome::Known => {
             let domain: Domain = row.get::<_, &str>("domain").parse().map_err(Failure::fault)?;
             pace.admitted(signer, &domain, Instant::now());
             Ok(())
         }
-        FindSignerOutcome::UnknownSigner => Err(ProblemType::NotAllowed.into()),
-        FindSignerOutcome::Blocked => Err(ProblemType::HomeserverBlocked.into()),
+        FindSenderOutcome::UnknownSigner => Err(ProblemType::NotAllowed.into()),
+        FindSenderOutcome::Blocked => Err(ProblemType::HomeserverBlocked.into()),
     }
 }

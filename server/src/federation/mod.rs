@@ -173,7 +173,7 @@ impl Federation {
 pub fn outcomes() -> Vec<crate::database::outcome::Declared> {
     use crate::database::outcome::declared;
     vec![
-        declared::<admission::FindSignerOutcome>(),
+        declared::<admission::FindSenderOutcome>(),
         declared::<gateway_keys::AddGatewayKeyOutcome>(),
         declared::<discovery::FindHomeserverOutcome>(),
         declared::<discovery::KeepHomeserverOutcome>(),

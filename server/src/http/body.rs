@@ -9,7 +9,10 @@ use std::{
 use bytes::Buf;
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, header};
-use postern_protocol::problem::{Problem, ProblemType};
+use postern_protocol::{
+    federation::Deliveries,
+    problem::{Problem, ProblemType},
+};
 use tokio::{
     select,
     time::{Instant, timeout, timeout_at},
@@ -25,6 +28,8 @@ use crate::config::Limits;
 
 /// Time within which a body must grow by what the least rate asks for.
 const WINDOW: Duration = Duration::from_secs(10);
+/// Bytes by which a homeserver's body grows in that time on the slowest line, which it may share with those of all other lanes.
+const SLOWEST: usize = Deliveries::LEAST_RATE * WINDOW.as_secs() as usize / Deliveries::LANES as usize;
 /// Time for which the rest of a body that was refused is read, and what may come in it: a client that is still sending
 /// would not read the refusal.
 const LINGER: Duration = Duration::from_secs(2);
@@ -54,13 +59,16 @@ pub struct Body {
     memory: Memory,
 }
 
+/// The admission of a request, with the time within which its body is of use: as long as the signature counts.
+pub type Admitted<'a> = BoxFuture<'a, Result<Duration, Failure>>;
+
 /// A body of which nothing was read yet.
 pub trait Incoming: Send + 'static {
     /// Reads it to its end, once its request is admitted; of another one nothing is read.
     ///
     /// # Errors
     /// Those of the admission; a body that is too large, too slow, or ends early; a lack of memory for it.
-    fn read(self, admitted: BoxFuture<'_, Result<(), Failure>>) -> BoxFuture<'_, Result<Body, Failure>>;
+    fn read(self, admitted: Admitted<'_>) -> BoxFuture<'_, Result<Body, Failure>>;
 }
 
 /// The body of a request that came over a connection.
@@ -72,7 +80,7 @@ pub struct Arriving<S> {
     body: S,
 }
 
-/// What a request's header says of its body.
+/// The announcement of a body in its request's header.
 #[derive(Clone, Copy, Default)]
 struct Announced {
     length: Option<u64>,
@@ -85,7 +93,7 @@ where
     S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
     B: Buf + Send + 'static,
 {
-    fn read(self, admitted: BoxFuture<'_, Result<(), Failure>>) -> BoxFuture<'_, Result<Body, Failure>> {
+    fn read(self, admitted: Admitted<'_>) -> BoxFuture<'_, Result<Body, Failure>> {
         let Self { bodies, arrival, announced, max_bytes, body } = self;
         Box::pin(async move {
             let body = bodies.read(arrival.source(), announced, body, max_bytes, admitted).await;
@@ -97,7 +105,7 @@ where
 
 /// A body that came in another one, and is here.
 impl Incoming for Body {
-    fn read(self, admitted: BoxFuture<'_, Result<(), Failure>>) -> BoxFuture<'_, Result<Body, Failure>> {
+    fn read(self, admitted: Admitted<'_>) -> BoxFuture<'_, Result<Body, Failure>> {
         Box::pin(async move {
             admitted.await?;
             Ok(self)
@@ -118,9 +126,11 @@ impl Bodies {
         Self { bounds, budget: Budget::new(budget, bounds.bytes) }
     }
 
-    /// The same bodies, each of which may take so much longer in all.
+    /// The same bodies, each of which may take so much longer in all, if that is some time at all, and then come as slowly as over
+    /// the slowest line, whatever the operator asks of others.
     pub fn lasting(&self, longer: Duration) -> Self {
-        let bounds = Bounds { time: self.bounds.time.saturating_add(longer), ..self.bounds };
+        let least = if longer.is_zero() { self.bounds.least } else { self.bounds.least.min(SLOWEST) };
+        let bounds = Bounds { time: self.bounds.time.saturating_add(longer), least, ..self.bounds };
         Self { bounds, budget: self.budget.clone() }
     }
 
@@ -141,7 +151,7 @@ impl Bodies {
         announced: Announced,
         body: S,
         max_bytes: u64,
-        admitted: BoxFuture<'_, Result<(), Failure>>,
+        admitted: Admitted<'_>,
     ) -> Result<Body, Failure>
     where
         S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
@@ -153,13 +163,17 @@ impl Bodies {
             Some(length) if length > bounds.bytes => Err(bounds.too_large().into()),
             _ => admitted.await,
         };
-        if let Err(failure) = admitted {
-            // To read on would tell a client that holds the body back to send it.
-            if !announced.is_held_back {
-                tokio::spawn(timeout(LINGER, discard(body)));
+        let left = match admitted {
+            Ok(left) => left,
+            Err(failure) => {
+                // To read on would tell a client that holds the body back to send it.
+                if !announced.is_held_back {
+                    tokio::spawn(timeout(LINGER, discard(body)));
+                }
+                return Err(failure);
             }
-            return Err(failure);
-        }
+        };
+        let bounds = Bounds { time: bounds.time.min(left), ..bounds };
         let whole = self.read_whole(source, body.as_mut(), bounds).await;
         if matches!(&whole, Err(Failure::Refused(problem)) if problem.kind == ProblemType::BodyTooLarge) {
             tokio::spawn(timeout(LINGER, discard(body)));
@@ -210,12 +224,16 @@ impl Bounds {
 
 impl Announced {
     fn by(headers: &HeaderMap) -> Self {
-        let length =
-            headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let length = announced_length(headers);
         let expects = headers.get(header::EXPECT).map(HeaderValue::as_bytes);
         let is_held_back = expects.is_some_and(|word| word.eq_ignore_ascii_case(b"100-continue"));
         Self { length, is_held_back }
     }
+}
+
+/// The length of the body that comes with a request of these headers, if it is said.
+pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 impl Body {
@@ -336,8 +354,8 @@ mod tests {
     }
 
     /// The admission of a request of anybody's.
-    fn admitted() -> BoxFuture<'static, Result<(), Failure>> {
-        Box::pin(std::future::ready(Ok(())))
+    fn admitted() -> Admitted<'static> {
+        Box::pin(std::future::ready(Ok(Duration::MAX)))
     }
 
     async fn read(
@@ -377,6 +395,30 @@ mod tests {
         };
         assert_eq!(whole(&bodies).await, Err(ProblemType::BodyTooSlow.title().to_owned()));
         assert_eq!(whole(&bodies.lasting(HOUR)).await, Ok(50_000));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_may_come_over_the_slowest_line_grows_by_less() {
+        let bounds = Bounds { bytes: LAX.bytes, time: HOUR, window: WINDOW, least: usize::MAX };
+        let bodies = Bodies::within(bounds, 1_000_000);
+        let whole = async |bodies: &Bodies| {
+            let body = parts(19, SLOWEST, WINDOW / 10);
+            let read = bodies.read(source(1), Announced::default(), body, u64::MAX, admitted()).await;
+            read.map(|body| body.len()).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(whole(&bodies).await, Err(ProblemType::BodyTooSlow.title().to_owned()));
+        assert_eq!(whole(&bodies.lasting(Duration::ZERO)).await, whole(&bodies).await);
+        assert_eq!(whole(&bodies.lasting(HOUR)).await, Ok(19 * SLOWEST));
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_as_long_as_its_signature_counts() {
+        let bodies = Bodies::within(LAX, 1_000_000);
+        let ends = Box::pin(std::future::ready(Ok::<_, Failure>(WINDOW)));
+        let body = parts(10_000, 1, Duration::from_millis(5));
+        let read = bodies.read(source(1), Announced::default(), body, u64::MAX, ends).await;
+        let problem = read.err().map(|failure| failure.to_string());
+        assert_eq!(problem.as_deref(), Some(ProblemType::BodyTooSlow.title()));
     }
 
     #[tokio::test]
@@ -433,7 +475,7 @@ mod tests {
         for (announced, most) in [(Announced::by(&headers), u64::MAX), (short, 1000)] {
             let bodies = Bodies::within(LAX, 1_000_000);
             // Nobody even asks whether it is admitted.
-            let never = Box::pin(std::future::pending::<Result<(), Failure>>());
+            let never = Box::pin(std::future::pending::<Result<Duration, Failure>>());
             let read = bodies.read(source(1), announced, parts(2, 1000, HOUR), most, never).await;
             let refused = read.err().map(|failure| failure.to_string());
             assert_eq!(refused.as_deref(), Some("The body is too large"));
@@ -449,7 +491,7 @@ mod tests {
         let (asked, body) = (Arc::new(Mutex::new(0)), parts(2, 1000, Duration::ZERO));
         let counted = asked.clone();
         let body = body.inspect(move |_| *counted.lock().unwrap() += 1);
-        let refused = Err::<(), _>(Failure::from(ProblemType::NotAllowed));
+        let refused = Err::<Duration, _>(Failure::from(ProblemType::NotAllowed));
         let refused = Box::pin(std::future::ready(refused));
         let read = bodies.read(source(1), announced, body, u64::MAX, refused).await;
         let problem = read.err().map(|failure| failure.to_string());

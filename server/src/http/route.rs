@@ -108,10 +108,11 @@ impl<S> Route<S> {
         self.max_body.min(of_any).max(self.least).saturating_add(self.envelope)
     }
 
-    /// The time that a body has beyond the operator's limit: other homeservers' lines may be slow, and each sends as much as the
-    /// protocol lets it.
-    pub fn more_time(&self) -> Duration {
-        Deliveries::carriage(usize::try_from(self.least).unwrap_or(usize::MAX))
+    /// The time that a body of an announced length has beyond the operator's limit: other homeservers' lines may be slow, and each
+    /// sends as much as the protocol lets it.
+    pub fn more_time(&self, announced: Option<u64>) -> Duration {
+        let bytes = announced.map_or(self.least, |length| length.min(self.least));
+        Deliveries::carriage(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     /// Whether the route takes requests that are enclosed in others (FED-5): those that pay for themselves or whose answer

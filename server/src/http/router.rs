@@ -1,13 +1,13 @@
 //! The router: it makes one warp filter of the routes, and leads each request through its door.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc};
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Buf;
 use futures_util::{FutureExt, Stream, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use postern_protocol::{
     problem::{Problem, ProblemType},
-    signature::normalized,
+    signature::{VerifiedHead, normalized},
     token::{self, TokenType},
 };
 use tokio::sync::oneshot;
@@ -16,7 +16,7 @@ use warp::{Filter, filters::BoxedFilter, path::FullPath};
 use super::{
     activity::Arrival,
     answer::{Failure, Outcome, Response, problem_response},
-    body::{Bodies, Body, Incoming},
+    body::{Bodies, Body, Incoming, announced_length},
     cors::Origins,
     enclosed::Enclosed,
     gate::Gate,
@@ -103,7 +103,7 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
                 let (method, signature) = (method.clone(), UsedSignature::default());
                 let (source, path) = (arrival.source(), path.as_str().to_owned());
                 let max_body = route.max_body(self.home.limits.max_body_bytes);
-                let bodies = self.bodies.lasting(route.more_time());
+                let bodies = self.bodies.lasting(route.more_time(announced_length(&headers)));
                 let body = bodies.arriving(arrival, &headers, body, max_body);
                 let head = None;
                 let raw =
@@ -240,9 +240,10 @@ impl<S: Clone + Send + Sync + 'static> Server<S> {
         body: impl Incoming,
     ) -> Result<Request, Failure> {
         let admitted = async {
-            let Some(admit) = admission else { return Ok(()) };
+            let Some(admit) = admission else { return Ok(Duration::MAX) };
             let signer = raw.verify_head()?;
-            admit(&self.state, signer, raw.source).await
+            admit(&self.state, signer, raw.source).await?;
+            Ok::<_, Failure>(raw.head.map_or(Duration::MAX, VerifiedHead::left))
         };
         let body = body.read(Box::pin(admitted)).await?;
         Ok(raw.with_body(body)?)

@@ -61,8 +61,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 /// The requests that are under way in this process.
 pub struct Turns {
-    /// The lanes of senders that have one.
-    lanes: Mutex<HashMap<(Sender, i16), Arc<tokio::sync::Mutex<()>>>>,
+    /// The lanes of domains that have one.
+    lanes: Mutex<HashMap<(Domain, i16), Arc<tokio::sync::Mutex<()>>>>,
     shares: Mutex<HashMap<String, Arc<Share>>>,
     /// Room for the bodies of those that are on their way into queues, in KiB.
     small: Arc<Semaphore>,
@@ -72,15 +72,7 @@ pub struct Turns {
     share: u32,
 }
 
-/// The homeserver that a request is from.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Sender {
-    Known(Domain),
-    /// The database knows the key, or nobody does.
-    Unknown(PublicKey),
-}
-
-/// A family's part of all room and turns. Domains that are not known yet are one family.
+/// A family's part of all room and turns.
 struct Share {
     requests: Arc<Semaphore>,
     large: Arc<Semaphore>,
@@ -92,15 +84,6 @@ pub struct Turn {
     _held: Vec<OwnedSemaphorePermit>,
     /// As long as the permits are held, it is the family's.
     _share: Arc<Share>,
-}
-
-impl Sender {
-    fn family(&self) -> &str {
-        match self {
-            Self::Known(domain) => domain.family(),
-            Self::Unknown(_) => "",
-        }
-    }
 }
 
 impl Turns {
@@ -125,7 +108,7 @@ impl Turns {
     ///
     /// # Errors
     /// [`Failure::Overloaded`]: there are too many, or they take too long.
-    async fn take(&self, sender: Sender, lane: i16, bytes: usize) -> Result<Turn, Failure> {
+    async fn take(&self, sender: Domain, lane: i16, bytes: usize) -> Result<Turn, Failure> {
         let share = self.share(sender.family());
         let lane = self.take_lane(sender, lane).await?;
         let units = u32::try_from(bytes as u64 / KIB).unwrap_or(u32::MAX).saturating_add(1);
@@ -160,7 +143,7 @@ impl Turns {
         shares.entry(family.to_owned()).or_insert_with(share).clone()
     }
 
-    fn lanes(&self) -> MutexGuard<'_, HashMap<(Sender, i16), Arc<tokio::sync::Mutex<()>>>> {
+    fn lanes(&self) -> MutexGuard<'_, HashMap<(Domain, i16), Arc<tokio::sync::Mutex<()>>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -168,7 +151,7 @@ impl Turns {
     ///
     /// # Errors
     /// [`Failure::Overloaded`]: there are too many, or they take too long.
-    async fn take_lane(&self, sender: Sender, lane: i16) -> Result<OwnedMutexGuard<()>, Failure> {
+    async fn take_lane(&self, sender: Domain, lane: i16) -> Result<OwnedMutexGuard<()>, Failure> {
         let turn = {
             let mut turns = self.lanes();
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
@@ -206,7 +189,8 @@ pub async fn receive_deliveries(qs: Qs, mut request: Request, payment: Payment) 
     let delay = qs.pace.delay(&signer, None, Instant::now(), LONGEST_DELAY);
     let delay = delay.ok_or(Failure::Overloaded("a homeserver delivers too often"))?;
     let bytes = request.body_length();
-    let sender = qs.pace.domain(&signer).map_or(Sender::Unknown(signer), Sender::Known);
+    // It was remembered when it was admitted. Many others may have taken its place since.
+    let sender = qs.pace.domain(&signer).ok_or(Failure::Overloaded("too many homeservers deliver"))?;
     let turn = async {
         sleep(delay).await;
         qs.incoming.take(sender, lane, bytes).await
@@ -399,8 +383,8 @@ mod tests {
         QueuePayload::Message(MlsMessage::new(vec![0, 1, 0, 2]))
     }
 
-    fn sender(name: &str) -> Sender {
-        Sender::Known(format!("{name}.example").parse().unwrap())
+    fn sender(name: &str) -> Domain {
+        format!("{name}.example").parse().unwrap()
     }
 
     #[tokio::test]
@@ -449,14 +433,6 @@ mod tests {
             held.push(turns.take(sender("evil"), lane, 1).await.unwrap());
         }
         assert!(turns.take(sender("evil"), 0, 1).now_or_never().is_none(), "it has so many at once");
-        let key = |number| Sender::Unknown(PublicKey::new([number; 32]));
-        for number in 0..8 {
-            held.push(turns.take(key(number), 0, 1).await.unwrap());
-        }
-        assert!(
-            turns.take(key(8), 0, 1).now_or_never().is_none(),
-            "those that are not known share one share"
-        );
         turns.take(sender("b"), 0, 1).now_or_never().expect("others have room").unwrap();
     }
 

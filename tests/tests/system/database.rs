@@ -106,6 +106,19 @@ async fn chores_go_on_soon_after_their_connection_alone_fell_silent_in_the_middl
     world.close();
 }
 
+#[tokio::test]
+async fn chores_are_done_where_nobody_may_look_at_sessions() {
+    let cluster = Cluster::start().await;
+    let revoke = "REVOKE SELECT ON pg_catalog.pg_stat_activity FROM PUBLIC";
+    cluster.admin().await.batch_execute(revoke).await.unwrap();
+    let settings = DatabaseConfig::default();
+    let database = Database::new(&ConnectionString::new(cluster.server_url()), &settings).unwrap();
+    let look = "SELECT FROM pg_catalog.pg_stat_activity LIMIT 1";
+    database.query(look, &[]).await.expect_err("it may not");
+    let done = database.for_chores().query_one("SELECT 1", &[]).await;
+    assert_eq!(done.expect("it is done").get::<_, i32>(0), 1);
+}
+
 /// Begins a call that lasts until this session gives a lock up.
 async fn long_call(database: &Database, admin: &Client) -> JoinHandle<Result<(), DatabaseError>> {
     admin.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();

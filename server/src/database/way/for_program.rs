@@ -1,29 +1,26 @@
 //! The connection string by which one of PostgreSQL's own programs (`pg_dump`, `pg_restore`, `psql`) goes the same way (OPS-8).
 //! It says all that matters: the program's libpq may be of any version, and finds files of its own in the user's home directory.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context, ensure};
-use tokio_postgres::config::SslMode;
+use anyhow::Context;
+use openssl_probe::{ENV_CERT_DIR, ENV_CERT_FILE};
+use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation, TargetSessionAttrs};
 
 use super::{Authorities, Mode, Way};
-use crate::database::connection_string::list;
+use crate::database::{
+    connection_string::{KEEPALIVES_COUNT, UNACKNOWLEDGED},
+    session::DRIVERS_KEEPALIVE,
+};
 
 /// A directory that does not exist: libpq then has none of the files that it looks for there.
 const NOWHERE: &str = "/nonexistent";
 /// PostgreSQL's port.
 const PORT: &str = "5432";
-/// The parameters that a program is not told as they are: everybody sees its arguments, it has a name of its own, versions of
-/// libpq lack some, and TLS is told in full.
-const NOT_TOLD: [&str; 7] =
-    ["password", "application_name", "load_balance_hosts", "sslmode", "sslrootcert", "sslcert", "sslkey"];
-/// The files of the authorities that a system trusts, of Debian and others.
-const OF_SYSTEM: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 impl Way {
     /// The way in libpq's words, without the password, with these bounds where the connection string has none, and with these
@@ -34,13 +31,8 @@ impl Way {
     pub fn for_program(&self, bounds: &[(&'static str, u64)], options: &str) -> anyhow::Result<String> {
         let mut told: BTreeMap<&'static str, String> =
             bounds.iter().map(|(name, value)| (*name, value.to_string())).collect();
-        told.insert("port", PORT.to_owned());
-        let own = self.parameters.all().filter(|(name, _)| !NOT_TOLD.contains(name));
-        told.extend(own.map(|(name, value)| (name, value.to_owned())));
-        // libpq verifies no certificate by an address that is no name as well.
-        if let Some(addresses) = self.parameters.get("hostaddr") {
-            told.entry("host").or_insert_with(|| addresses.to_owned());
-        }
+        self.tell_place(&mut told)?;
+        self.tell_session(&mut told);
         if !options.is_empty() {
             let own = told.get("options").map_or_else(String::new, |own| format!("{own} "));
             told.insert("options", own + options);
@@ -49,20 +41,71 @@ impl Way {
         told.insert("gssencmode", "disable".to_owned());
         if self.config.get_ssl_mode() == SslMode::Disable {
             told.insert("sslmode", Mode::Disable.word().to_owned());
-            told.remove("sslnegotiation");
         } else {
             self.tell_tls(&mut told)?;
         }
-        Ok(list(told.iter().map(|(name, value)| (*name, value.as_str()))))
+        let quoted = |value: &str| value.replace('\\', r"\\").replace('\'', r"\'");
+        let pairs: Vec<String> =
+            told.iter().map(|(name, value)| format!("{name}='{}'", quoted(value))).collect();
+        Ok(pairs.join(" "))
+    }
+
+    fn tell_place(&self, told: &mut BTreeMap<&'static str, String>) -> anyhow::Result<()> {
+        let config = &self.config;
+        let mut hosts = Vec::new();
+        for host in config.get_hosts() {
+            hosts.push(match host {
+                Host::Tcp(name) => name.clone(),
+                Host::Unix(directory) => text(directory)?,
+            });
+        }
+        let addresses: Vec<String> = config.get_hostaddrs().iter().map(ToString::to_string).collect();
+        let ports: Vec<String> = config.get_ports().iter().map(ToString::to_string).collect();
+        told.insert("host", hosts.join(","));
+        told.insert("hostaddr", addresses.join(","));
+        told.insert("port", if ports.is_empty() { PORT.to_owned() } else { ports.join(",") });
+        told.insert("user", config.get_user().unwrap_or_default().to_owned());
+        told.insert("dbname", config.get_dbname().unwrap_or_default().to_owned());
+        told.retain(|_, value| !value.is_empty());
+        Ok(())
+    }
+
+    /// Tells all that the connection string says of a session. (A program has a name of its own, and takes the first of several
+    /// hosts that answers.)
+    fn tell_session(&self, told: &mut BTreeMap<&'static str, String>) {
+        let config = &self.config;
+        let seconds = |time: Duration| time.as_secs().to_string();
+        let idle = Some(config.get_keepalives_idle()).filter(|time| *time != DRIVERS_KEEPALIVE);
+        let unacknowledged = config.get_tcp_user_timeout().map(|time| time.as_millis().to_string());
+        let attributes = match config.get_target_session_attrs() {
+            TargetSessionAttrs::ReadWrite => Some("read-write"),
+            TargetSessionAttrs::ReadOnly => Some("read-only"),
+            _ => None,
+        };
+        let binding = match config.get_channel_binding() {
+            ChannelBinding::Require => Some("require"),
+            ChannelBinding::Disable => Some("disable"),
+            _ => None,
+        };
+        let said = [
+            ("options", config.get_options().map(str::to_owned)),
+            ("connect_timeout", config.get_connect_timeout().copied().map(seconds)),
+            ("keepalives", (!config.get_keepalives()).then(|| "0".to_owned())),
+            ("keepalives_idle", idle.map(seconds)),
+            ("keepalives_interval", config.get_keepalives_interval().map(seconds)),
+            (KEEPALIVES_COUNT, config.get_keepalives_retries().map(|count| count.to_string())),
+            (UNACKNOWLEDGED, unacknowledged),
+            ("target_session_attrs", attributes.map(str::to_owned)),
+            ("channel_binding", binding.map(str::to_owned)),
+        ];
+        told.extend(said.into_iter().filter_map(|(name, value)| Some((name, value?))));
     }
 
     fn tell_tls(&self, told: &mut BTreeMap<&'static str, String>) -> anyhow::Result<()> {
-        let text =
-            |file: &Path| file.to_str().map(str::to_owned).context("the name of a file of TLS is no text");
         let authorities = match &self.asked.authorities {
             Authorities::Nobody => NOWHERE.to_owned(),
             // libpq knows this word from PostgreSQL 16 on, and not the variables that name another file.
-            Authorities::System => of_system()?,
+            Authorities::System => text(&of_system()?)?,
             Authorities::Of(file) => text(file)?,
         };
         let (certificate, key) = match &self.asked.ours {
@@ -77,12 +120,18 @@ impl Way {
             ("ssl_min_protocol_version", "TLSv1.3".to_owned()),
         ]);
         told.extend(key.map(|key| ("sslkey", key)));
-        // The default, which libpq knows from PostgreSQL 17 on, as the database that takes the other.
-        if told.get("sslnegotiation").is_some_and(|how| how == "postgres") {
-            told.remove("sslnegotiation");
+        // libpq knows it from PostgreSQL 17 on, as the database that takes this one. The other is the default.
+        if self.config.get_ssl_negotiation() == SslNegotiation::Direct {
+            told.insert("sslnegotiation", "direct".to_owned());
         }
         Ok(())
     }
+}
+
+/// The name of a file as text, which a connection string is.
+fn text(file: &Path) -> anyhow::Result<String> {
+    let text = file.to_str().map(str::to_owned);
+    text.context("the name of a file or of a directory in the connection string is no text")
 }
 
 impl Mode {
@@ -98,17 +147,15 @@ impl Mode {
     }
 }
 
-/// The file of the authorities that this system trusts, which are the same as [`crate::tls::system_authorities`].
-fn of_system() -> anyhow::Result<String> {
-    if let Ok(file) = std::env::var("SSL_CERT_FILE") {
-        return Ok(file);
-    }
-    let found = OF_SYSTEM.into_iter().find(|file| Path::new(file).exists());
-    ensure!(
-        found.is_some() && std::env::var_os("SSL_CERT_DIR").is_none(),
-        "sslrootcert=system: PostgreSQL's programs need the authorities that this system trusts in one file; name it in sslrootcert"
-    );
-    Ok(found.unwrap_or_default().to_owned())
+/// The file of the authorities that this system trusts, which [`crate::tls::system_authorities`] reads, too. It reads directories
+/// as well, which libpq cannot: systems that have both have the same authorities in them.
+fn of_system() -> anyhow::Result<PathBuf> {
+    let named = std::env::var_os(ENV_CERT_FILE).map(PathBuf::from);
+    let is_a_directory = named.is_none() && std::env::var_os(ENV_CERT_DIR).is_some();
+    let file = named.or_else(|| openssl_probe::probe().cert_file).filter(|_| !is_a_directory);
+    file.context(
+        "sslrootcert=system: PostgreSQL's programs need the authorities that this system trusts in one file; name it in sslrootcert",
+    )
 }
 
 #[cfg(test)]
@@ -141,9 +188,9 @@ mod tests {
                 format!("{BOUNDS} {TLS} sslmode='require' sslrootcert='/nonexistent' tcp_user_timeout='300000'"),
             ),
             (
-                "host=db sslmode=require sslnegotiation=direct keepalives_retries=2 tcp_user_timeout=5000",
+                "host=db sslmode=require sslnegotiation=direct keepalives_count=2 connect_timeout=7 keepalives=0 tcp_user_timeout=5000",
                 format!(
-                    "gssencmode='disable' host='db' keepalives_count='2' keepalives_idle='60' port='5432' {TLS} sslmode='require' sslnegotiation='direct' sslrootcert='/nonexistent' tcp_user_timeout='5000'"
+                    "connect_timeout='7' gssencmode='disable' host='db' keepalives='0' keepalives_count='2' keepalives_idle='60' port='5432' {TLS} sslmode='require' sslnegotiation='direct' sslrootcert='/nonexistent' tcp_user_timeout='5000'"
                 ),
             ),
             (

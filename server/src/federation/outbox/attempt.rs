@@ -108,7 +108,9 @@ impl Federation {
         let error = match attempted {
             Ok(()) => return self.outbox.attempts.0.add(["done".into()], 1),
             // All lanes share that connection, and clients' requests do.
-            Err(AttemptError::Call(error)) if !claim.is_apart && is_broken(&error) => AttemptError::Suspect,
+            Err(AttemptError::Call(error)) if !claim.has_own_line() && is_broken(&error) => {
+                AttemptError::Suspect
+            }
             Err(error) => error,
         };
         tracing::debug!("deliveries to another homeserver wait: {error}");
@@ -163,9 +165,10 @@ impl Federation {
         let mut spent = 0;
         for _ in 0..REQUESTS {
             let token = self.take_token(&neighbour).await?;
-            let request = Request::deliver(&claim.deliveries(&contents)).paid_with(token);
+            let request = Request::deliver(&claim.deliveries(&contents));
+            let request = request.waiting_at_least(claim.carriage).paid_with(token);
             let reception = match self.exchange(&neighbour, request).await {
-                Err(error) if claim.is_apart && is_broken(&error) => Reception::Broken,
+                Err(error) if claim.has_own_line() && is_broken(&error) => Reception::Broken,
                 answer => Reception::of(&answer?, &contents),
             };
             match reception {
@@ -242,7 +245,8 @@ impl Federation {
             deliveries: vec![NumberedDelivery { id, delivery: Delivery::empty() }],
         };
         let token = self.take_token(neighbour).await?;
-        let answer = self.exchange(neighbour, Request::deliver(&deliveries).paid_with(token)).await?;
+        let request = Request::deliver(&deliveries).waiting_at_least(claim.carriage).paid_with(token);
+        let answer = self.exchange(neighbour, request).await?;
         match Reception::of(&answer, &[]) {
             Reception::Gap(last) => Ok(claim.has(&last).then_some(last)),
             Reception::Refused(reason) | Reception::Closed(reason) => Err(AttemptError::Refused(reason)),

@@ -1,5 +1,7 @@
 //! A claim: a lane with its first deliveries, and what is sent of them in one attempt.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use postern_protocol::{
     DeliveryId, LaneInstance,
@@ -11,10 +13,6 @@ use tokio_postgres::Row;
 
 use super::{attempt::AttemptError, sealed::PURPOSE};
 use crate::keys::MasterKeys;
-
-/// Bytes of deliveries, sealed, that go on a connection which other requests are on, at most, where the line may be slow: what
-/// is behind more of them, such as a sign of life, may come so late that the connection counts as dead.
-const SHARED_BYTES: usize = 128 * 1024;
 
 /// A lane with its first deliveries, for one attempt.
 pub(super) struct Claim {
@@ -32,8 +30,10 @@ pub(super) struct Claim {
     pub(super) is_apart: bool,
     /// Whether the first one is set aside if the connection breaks under it alone once more.
     pub(super) is_last_break: bool,
-    /// Whether the line may be a slow one: the homeserver takes long, failed, or never took anything.
-    pub(super) may_be_slow: bool,
+    /// Bytes that go on a connection which other requests are on, at most.
+    pub(super) shared_bytes: usize,
+    /// The time that each request has beyond others, at least.
+    pub(super) carriage: Duration,
 }
 
 /// A delivery that is about to be sent.
@@ -71,7 +71,12 @@ pub(super) fn halve(contents: &mut Vec<Content>, reason: &str) -> bool {
 }
 
 impl Claim {
-    pub(super) fn of(holder: [u8; 16], row: &Row, may_be_slow: bool) -> anyhow::Result<Self> {
+    pub(super) fn of(
+        holder: [u8; 16],
+        row: &Row,
+        shared_bytes: usize,
+        carriage: Duration,
+    ) -> anyhow::Result<Self> {
         let id = |bytes: &[u8]| DeliveryId::try_from(bytes);
         Ok(Self {
             holder,
@@ -85,7 +90,8 @@ impl Claim {
             is_last_try: row.get("is_last_try"),
             is_apart: row.get("is_apart"),
             is_last_break: row.get("is_last_break"),
-            may_be_slow,
+            shared_bytes,
+            carriage,
         })
     }
 
@@ -96,7 +102,7 @@ impl Claim {
 
     /// Whether each request goes on a connection of its own.
     pub(super) fn has_own_line(&self) -> bool {
-        self.is_apart || self.may_be_slow && self.bytes() > SHARED_BYTES
+        self.is_apart || self.bytes() > self.shared_bytes
     }
 
     pub(super) fn sql_first(&self) -> i64 {
@@ -170,21 +176,19 @@ mod tests {
             is_last_try: true,
             is_apart: false,
             is_last_break: false,
-            may_be_slow: false,
+            shared_bytes: usize::MAX,
+            carriage: Duration::ZERO,
         }
     }
 
     #[test]
-    fn what_is_large_goes_on_a_connection_of_its_own_where_the_line_may_be_slow() {
-        for (bytes, may_be_slow, is_apart, expected) in [
-            (SHARED_BYTES + 1, true, false, true),
-            (SHARED_BYTES, true, false, false),
-            (SHARED_BYTES + 1, false, false, false),
-            (1, false, true, true),
-        ] {
-            let sealed = vec![vec![0; bytes - 1], vec![0; 1]];
-            let claim = Claim { may_be_slow, is_apart, ..claim_of(Vec::new(), sealed) };
-            assert_eq!(claim.has_own_line(), expected, "{bytes} bytes");
+    fn what_is_large_for_its_line_goes_on_a_connection_of_its_own() {
+        for (shared_bytes, is_apart, expected) in
+            [(9, false, true), (10, false, false), (usize::MAX, false, false), (usize::MAX, true, true)]
+        {
+            let sealed = vec![vec![0; 9], vec![0; 1]];
+            let claim = Claim { shared_bytes, is_apart, ..claim_of(Vec::new(), sealed) };
+            assert_eq!(claim.has_own_line(), expected, "10 bytes of {shared_bytes}");
         }
     }
 

@@ -41,9 +41,14 @@ const STRANGERS: usize = 8;
 const OF_FAMILY: usize = 4;
 /// Bytes of deliveries in a request, sealed. A single one may have more.
 const BATCH_BYTES: i64 = 768 * 1024;
-/// The same where the homeserver failed before, or never took anything: a line that was too slow for more carries these, and a
-/// host that does not answer has no more time for them than for one.
+/// The same where the homeserver takes long, failed before, or never took anything: a line that was too slow for more carries
+/// these, and those of several lanes at once; a host that does not answer has no more time for them than for one.
 const PROBE_BYTES: i64 = 96 * 1024;
+/// Bytes of deliveries, sealed, that go on a connection which other requests are on, at most, where the line may be slow: what
+/// is behind more of them, such as a sign of life, may come so late that the connection counts as dead.
+const SHARED_BYTES: usize = 128 * 1024;
+/// The same where attempts at several lanes are made at once.
+const SHARED_BY_LANES: usize = 16 * 1024;
 
 outcome! {
     pub ClaimLaneOutcome: "federation.claim_lane_outcome" {
@@ -84,22 +89,32 @@ impl Standing {
             Self::Prompt | Self::Good | Self::Slow => TIME,
             Self::Failing | Self::Stranger => PROBE_TIME,
         };
-        time + Deliveries::carriage(bytes)
+        time + self.carriage().max(Deliveries::carriage(bytes))
+    }
+
+    /// The time that a request has beyond others at least, however little is in it: the lanes of a homeserver that takes long
+    /// share its line.
+    fn carriage(self) -> Duration {
+        match self {
+            Self::Slow => Deliveries::carriage(usize::try_from(BATCH_BYTES).expect("it is a small number")),
+            Self::Prompt | Self::Good | Self::Failing | Self::Stranger => Duration::ZERO,
+        }
     }
 
     /// Bytes of deliveries in a request, sealed.
     fn batch_bytes(self) -> i64 {
         match self {
-            Self::Prompt | Self::Good | Self::Slow => BATCH_BYTES,
-            Self::Failing | Self::Stranger => PROBE_BYTES,
+            Self::Prompt | Self::Good => BATCH_BYTES,
+            Self::Slow | Self::Failing | Self::Stranger => PROBE_BYTES,
         }
     }
 
-    /// Whether the line to a homeserver of this standing may be a slow one.
-    fn may_be_slow(self) -> bool {
+    /// Bytes of deliveries, sealed, that go on a connection which other requests are on, at most.
+    fn shared_bytes(self) -> usize {
         match self {
-            Self::Prompt | Self::Good => false,
-            Self::Slow | Self::Failing | Self::Stranger => true,
+            Self::Prompt | Self::Good => usize::MAX,
+            Self::Slow => SHARED_BY_LANES,
+            Self::Failing | Self::Stranger => SHARED_BYTES,
         }
     }
 }
@@ -283,7 +298,9 @@ impl Federation {
         *turn = row.get("family");
         match ClaimLaneOutcome::of(&row)? {
             ClaimLaneOutcome::None => Ok(None),
-            ClaimLaneOutcome::Claimed => Claim::of(holder, &row, standing.may_be_slow()).map(Some),
+            ClaimLaneOutcome::Claimed => {
+                Claim::of(holder, &row, standing.shared_bytes(), standing.carriage()).map(Some)
+            }
         }
     }
 }
@@ -292,10 +309,12 @@ impl Federation {
 mod tests {
     use super::*;
 
+    /// Time for a request beyond that in which a slow line carries it.
+    const REQUEST: Duration = Duration::from_secs(30);
+
     #[test]
     fn there_is_time_for_each_request_on_the_slowest_line() {
-        /// Time for a request beyond that, and time for which its signature is good.
-        const REQUEST: Duration = Duration::from_secs(30);
+        /// Time for which the signature of a request is good.
         const SIGNATURE: Duration = Duration::from_secs(300);
         let largest = Deliveries::MOST_BYTES;
         assert!(REQUEST + Deliveries::carriage(largest) < SIGNATURE);
@@ -307,9 +326,21 @@ mod tests {
             let batch = usize::try_from(standing.batch_bytes()).unwrap();
             assert!(batch < largest, "{name}");
         }
+        assert!(Standing::Slow.time(0) > REQUEST + Standing::Slow.carriage());
+        assert!(REQUEST + Standing::Slow.carriage() < SIGNATURE);
         // One that does not answer keeps its place for not much longer than if nothing was sent.
         let batch = usize::try_from(PROBE_BYTES).unwrap();
         assert!(Standing::Stranger.time(batch) < PROBE_TIME * 3 / 2);
+    }
+
+    #[test]
+    fn a_slow_line_has_time_and_room_for_all_lanes_at_once() {
+        /// The default of `federation.deliveries_at_once`.
+        const AT_ONCE: usize = 64;
+        let lanes = Families::new(AT_ONCE.div_ceil(OTHERS)).most;
+        let batch = usize::try_from(Standing::Slow.batch_bytes()).unwrap();
+        assert!(Deliveries::carriage(lanes * batch) <= REQUEST + Standing::Slow.carriage());
+        assert!(lanes * Standing::Slow.shared_bytes() <= SHARED_BYTES);
     }
 
     #[test]

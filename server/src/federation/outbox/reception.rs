@@ -36,8 +36,8 @@ pub(super) enum Reception {
 impl Reception {
     pub(super) fn of(answer: &Response, contents: &[Content]) -> Self {
         use ProblemType::{
-            BodyTooLarge, DeliveryGap, DeliveryTooLarge, HomeserverBlocked, NotAllowed, SignatureUsed,
-            TokenRequired, TokenSpent,
+            BodyTooLarge, DeliveryGap, DeliveryTooLarge, HomeserverBlocked, NotAllowed, SignatureRequired,
+            SignatureUsed, TokenRequired, TokenSpent,
         };
         if answer.status.is_success() {
             let received = answer.decode().ok().filter(|received| answers(received, contents));
@@ -55,7 +55,10 @@ impl Reception {
             (Some(TokenSpent), _) => Self::TokenSpent,
             (Some(TokenRequired), _) => Self::TokenStale,
             (Some(BodyTooLarge | DeliveryTooLarge), _) => Self::TooLarge,
-            (Some(HomeserverBlocked | NotAllowed | SignatureUsed), _) => Self::Closed(reason),
+            // No content of deliveries causes these. A signature ends while the body comes where the other clock is ahead.
+            (Some(HomeserverBlocked | NotAllowed | SignatureRequired | SignatureUsed), _) => {
+                Self::Closed(reason)
+            }
             // The rest may be in words of a proxy before the homeserver.
             _ => match answer.status {
                 StatusCode::REQUEST_TIMEOUT
@@ -139,6 +142,8 @@ mod tests {
             (P::DeliveryGap, refused("delivery-gap")),
             (P::Unavailable, closed("unavailable")),
             (P::NotAllowed, closed("not-allowed")),
+            (P::SignatureRequired, closed("signature-required")),
+            (P::SignatureUsed, closed("signature-used")),
             (P::HomeserverBlocked, closed("homeserver-blocked")),
             (P::AllowanceUsedUp, closed("allowance-used-up")),
         ] {

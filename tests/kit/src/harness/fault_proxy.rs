@@ -26,6 +26,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Certificate, front::connector, judge::Judge, narrow::Narrow};
 
+/// Bytes of a connection that come through while others wait for their turn on a line that carries little.
+const TURN: usize = 2 * 1024;
+
 /// How a line is at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
@@ -34,7 +37,7 @@ pub enum Weather {
     Cut,
     /// Bytes come after this time.
     Slow(Duration),
-    /// So many bytes come through in a second, in each direction of each connection.
+    /// So many bytes come through in a second, in each direction, on all connections together.
     Trickle(usize),
     /// All connections stay, and nothing comes through. When it ends they do.
     Silent,
@@ -78,7 +81,11 @@ struct State {
     acceptor: TlsAcceptor,
     judge: Mutex<Option<Judge>>,
     narrow: Mutex<Option<Narrow>>,
+    /// The turns of connections on a line that carries little, in each direction.
+    turns: [Turns; 2],
 }
+
+type Turns = tokio::sync::Mutex<()>;
 
 impl FaultProxy {
     /// A line to the processes of a homeserver, in fair weather, that begins at this host. The certificate is for the
@@ -96,6 +103,7 @@ impl FaultProxy {
             acceptor: files.acceptor(),
             judge: Mutex::default(),
             narrow: Mutex::default(),
+            turns: Default::default(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
         Self { address, state, accepting, storm: Mutex::default() }
@@ -222,7 +230,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
                     answer(client, &state.acceptor, now, weather).await;
                 }
                 Weather::Fair | Weather::Slow(_) | Weather::Trickle(_) | Weather::Silent | Weather::Brief => {
-                    if !pass(client, server, weather).await && now == Weather::Fair {
+                    if !pass(client, server, weather, &state.turns).await && now == Weather::Fair {
                         strike();
                     }
                 }
@@ -232,7 +240,12 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 }
 
 /// Passes both directions until either side ends, or the weather does it; returns whether it was the former.
-async fn pass(mut client: TcpStream, server: SocketAddr, mut weather: watch::Receiver<Weather>) -> bool {
+async fn pass(
+    mut client: TcpStream,
+    server: SocketAddr,
+    mut weather: watch::Receiver<Weather>,
+    [there, back]: &[Turns; 2],
+) -> bool {
     let Ok(mut server) = TcpStream::connect(server).await else { return true };
     let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
     let mut brief = weather.clone();
@@ -241,15 +254,20 @@ async fn pass(mut client: TcpStream, server: SocketAddr, mut weather: watch::Rec
         sleep(Duration::from_millis(rand::random_range(1..300))).await;
     };
     tokio::select! {
-        held = pump(from_client, to_server, weather.clone()) => !held,
-        held = pump(from_server, to_client, weather.clone()) => !held,
+        held = pump(from_client, to_server, weather.clone(), there) => !held,
+        held = pump(from_server, to_client, weather.clone(), back) => !held,
         _ = weather.wait_for(|now| now.ends_lines()) => false,
         () = too_brief => false,
     }
 }
 
 /// Passes one direction until it ends; returns whether that was after a silence.
-async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut weather: watch::Receiver<Weather>) -> bool {
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut weather: watch::Receiver<Weather>,
+    turns: &Turns,
+) -> bool {
     let mut bytes = vec![0; 16 * 1024];
     loop {
         let read = tokio::select! {
@@ -265,12 +283,19 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut weather: watch:
             let _ = weather.wait_for(|now| *now != Weather::Silent).await;
             return true;
         }
-        match now {
-            Weather::Slow(time) => sleep(time).await,
-            Weather::Trickle(rate) => sleep(Duration::from_secs_f64(read as f64 / rate as f64)).await,
-            _ => {}
+        if let Weather::Slow(time) = now {
+            sleep(time).await;
         }
-        if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
+        for part in bytes[..read].chunks(TURN) {
+            if let Weather::Trickle(rate) = now {
+                let _turn = turns.lock().await;
+                sleep(Duration::from_secs_f64(part.len() as f64 / rate as f64)).await;
+            }
+            if to.write_all(part).await.is_err() {
+                return false;
+            }
+        }
+        if read == 0 {
             return false;
         }
     }

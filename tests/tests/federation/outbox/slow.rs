@@ -110,6 +110,51 @@ async fn what_is_large_comes_over_a_slow_line_and_what_is_behind_it() {
     talk.neighbours.close();
 }
 
+/// Once one lane has shown that something comes over the line, all are tried: each sends no more than fits beside the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_that_share_a_slow_line_send_little_at_once() {
+    /// Bytes that the line carries in a second: with each of these messages it is busy for longer than a prompt answer takes.
+    const RATE: usize = 4 * Deliveries::LEAST_RATE;
+    const LARGE: usize = 90_000;
+    const LANES: i64 = 5;
+    let done = async |talk: &Talk| {
+        talk.sender().server().metric("postern_federation_attempts_total{outcome=\"done\"}").await
+    };
+    let talk = Talk::start_with(&[("POSTERN_METRICS_LISTEN", "127.0.0.1:0")]).await;
+    for limit in ["set_group_limit('max_message_bytes', 100000)", "set_federation_limit('retry_seconds', 1)"]
+    {
+        talk.operate(limit).await;
+    }
+    let lanes = "SELECT count(DISTINCT lane) FROM federation.outgoing_lanes";
+    let mut groups = Vec::new();
+    while talk.sender().value::<i64>(lanes).await < LANES {
+        let mut group = talk.neighbours[0].group(1).await;
+        talk.neighbours.add(&mut group, 1, talk.neighbours[1].candidate().await).await;
+        talk.drained().await;
+        groups.push(group);
+    }
+    let (before, taken) = (done(&talk).await, talk.taken().await);
+    talk.line(Weather::Cut);
+    for group in &mut groups {
+        for _ in 0..2 {
+            let said = group.party(0).say(&[b'x'; LARGE]);
+            talk.sender().pay(&group.submit(0, &said, None)).await.assert_ok("a message");
+        }
+    }
+    let others = "federation.due WHERE standing <> 'failing' OR holder IS NOT NULL";
+    eventually("all lanes fail", async || (talk.sender().count(others).await == 0).then_some(())).await;
+    talk.line(Weather::Trickle(RATE));
+    talk.drained().await;
+    let messages = 2 * groups.len();
+    assert_eq!(talk.taken().await, taken + messages as i64);
+    eventually("each came in a request of its own", async || {
+        (done(&talk).await >= before + messages as f64).then_some(())
+    })
+    .await;
+    talk.line(Weather::Fair);
+    talk.neighbours.close();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_finds_no_place_to_be_slow_is_no_failure() {
     let world = due_unseen("'b.example'", 1, "good").await;
