@@ -397,8 +397,8 @@ pub(crate) fn take_effect(
             let id = match tx.attempt(|| group::join(tx, welcome, tree)) {
                 Err(Rejection::Strangers(id)) => {
                     group::join_later(tx, &id, welcome)?;
-                    let reason =
-                        "a Welcome waits: others are in its group than another device of this user told of";
+                    let reason = "a Welcome waits: its group is older than what another device of this user \
+                                  told of, or others are in it";
                     return Ok(Event::Ignored { reason: reason.to_owned() }.record(tx)?);
                 }
                 joined => joined?,

@@ -167,8 +167,8 @@ pub(crate) fn tree_of_welcome(
 /// Lets a Welcome take effect. The tree, with the attributes of its leaves, is what the DS of the group has for it. Without that
 /// answer nobody is in the group, whatever the Welcome says: any member knows the id, and could make up another group of it that
 /// keeps this client out of the true one. Nor does that answer count where this client is to come into the group by itself, and
-/// others are there than it was told of: the server may have made it up, with one of the KeyPackages that it has. Returns the
-/// group.
+/// others are there than it was told of, or it is of an earlier epoch: the server may have made it up, with one of the
+/// KeyPackages that it has. Returns the group.
 ///
 /// # Errors
 /// [`Rejection::Strangers`] for such a group: it is told of newcomers soon.
@@ -230,7 +230,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
             record::keep_attributes_key(tx, &id, &key)?;
         }
         group.learn(tx, &tree.attributes)?;
-        if group.has_untold(tx, &told.roster, attempt.as_ref())? {
+        if group.epoch() < told.epoch || group.has_untold(tx, &told.roster, attempt.as_ref())? {
             return Err(Rejection::Strangers(id));
         }
     }

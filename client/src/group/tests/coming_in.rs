@@ -170,6 +170,28 @@ fn a_further_device_does_not_join_a_group_that_the_server_made_up_either() {
     }
 }
 
+/// The server shows the group as a member knows it who was there then, and adds the device there.
+#[test]
+fn a_further_device_joins_no_group_that_is_older_than_what_it_was_told_of() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let older = mallory.copy();
+    for _ in 0..2 {
+        let update = alice.stage(&id, &Change::Update).message;
+        alice.confirm(&id);
+        bob.receive(&update).unwrap();
+    }
+    let (tablet, groups) = (device_of(&bob, &issuer), bob.store.read(handover).unwrap());
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    let welcome = older.add_freely(&id, &tablet.offer_to(&older));
+    assert_eq!(older.epoch(&id) + 1, bob.epoch(&id));
+    takes_welcome(&tablet, &welcome, older.tree(&id));
+    assert!(!is_in(&tablet, &id), "all that are there are known, and it is not the group as it is");
+    assert_eq!(waiting(&tablet), 1);
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+    alice.receive(&tablet.outstanding(&id).unwrap().message).unwrap();
+}
+
 #[test]
 fn a_device_whose_user_has_it_stay_out_does_not_join_later_by_a_welcome_that_waited() {
     let issuer = SigningKey::generate();
