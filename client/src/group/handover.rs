@@ -36,6 +36,8 @@ const LONGEST_PAUSE: u64 = 24 * 60 * 60;
 /// Letters about changes that a device on its way is written at once. After these there is a pause between two, which begins
 /// with [`TELL_AGAIN`] and doubles: a member that comes and goes without end does not fill the device's mailbox.
 const RETOLD_AT_ONCE: u32 = 3;
+/// The most handovers of a group that are kept though they are behind another one: a few devices may tell of it at once.
+const MOST_BEHIND: usize = 4;
 /// The attempt to come in whose strangers the user is told of. It comes some 23 minutes after the first one: another device that
 /// is in use tells of members that came meanwhile after [`TELL_AGAIN`] at the latest, unless they come and go without end.
 const TOLD_OF_STRANGERS: u32 = 7;
@@ -302,19 +304,51 @@ pub(crate) fn met_strangers(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
 }
 
 /// Has this device come into a group, with the user's key as it is now. What a device hands over that is behind another one
-/// changes nothing, unless what is known leads nowhere: a DS that was restored (QS-12) may have refused it.
+/// changes nothing, unless what is known leads nowhere: a DS that was restored (QS-12) may have refused it. It is kept for when it
+/// does ([`fall_back`]).
 fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
     let is_behind = kept_handover(tx, &handover.id)?.is_some_and(|kept| kept.epoch > handover.epoch);
     if is_behind && !has_failed(tx, &handover.id)? {
-        return Ok(());
+        return keep_behind(tx, handover);
     }
     tx.sql().execute(
         "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, ?2, 0, ?3)
          ON CONFLICT (group_id) DO UPDATE
-         SET handover = excluded.handover, due = excluded.due, strangers = 0",
+         SET handover = excluded.handover, behind = NULL, due = excluded.due, strangers = 0",
         params![handover.id.to_mls(), encode(handover), integer(tx.now())],
     )?;
     join::try_again(tx, &handover.id)
+}
+
+/// Keeps a handover that is behind the one by which this device is to come in: the last one of its epoch.
+fn keep_behind(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
+    let mut behind = handovers_behind(tx, &handover.id)?;
+    behind.retain(|kept| kept.epoch != handover.epoch);
+    behind.push(handover.clone());
+    let surplus = behind.len().saturating_sub(MOST_BEHIND);
+    let sql = "UPDATE entries SET behind = ?2 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![handover.id.to_mls(), encode(&behind.split_off(surplus))])?;
+    Ok(())
+}
+
+/// The handovers that are behind the one by which this device is to come in, in the order in which they came.
+fn handovers_behind(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<GroupHandover>> {
+    let sql = "SELECT behind FROM entries WHERE group_id = ?1";
+    let behind = tx.sql().query_row(sql, [id.to_mls()], |row| row.get::<_, Option<Vec<u8>>>(0)).optional()?;
+    behind.flatten().map_or(Ok(Vec::new()), |bytes| decode(&bytes, "handovers"))
+}
+
+/// Takes the latest one of the handovers that are behind, if there are any: the DS shows the group as it was before the one by
+/// which this device was to come in. It may have been restored (QS-12), as another device told that came back there.
+pub(crate) fn fall_back(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let mut behind = handovers_behind(tx, id)?;
+    behind.sort_by_key(|handover| handover.epoch);
+    let Some(latest) = behind.pop() else { return Ok(()) };
+    tx.sql().execute(
+        "UPDATE entries SET handover = ?2, behind = ?3, strangers = 0 WHERE group_id = ?1",
+        params![id.to_mls(), encode(&latest), encode(&behind)],
+    )?;
+    join::try_again(tx, id)
 }
 
 /// Whether the last attempt to come in failed for good: its address is gone.

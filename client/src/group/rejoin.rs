@@ -39,7 +39,13 @@ use crate::{
 };
 
 const UNEXPECTED: &str = "the group info or tree is malformed";
-const OLDER: &str = "the server shows it as it was before this device was told of it";
+const BEFORE_TOLD: &str = "the server shows it as it was before this device was told of it";
+const BEFORE_KNOWN: &str = "the server shows it as it was before this device knew it last";
+
+/// Whether a device does not come into a group since the DS shows an epoch before that of which another device told.
+pub(crate) fn is_before_told(error: &Error) -> bool {
+    matches!(error, Error::Mls { reason, .. } if reason == BEFORE_TOLD)
+}
 
 /// How a group differs at the server from what this device knew of it.
 #[derive(Debug, Clone, Default)]
@@ -235,8 +241,11 @@ impl GroupState {
             _ => None,
         };
         let own_epoch = old.as_ref().filter(|_| leaving.is_some()).map_or(0, Self::epoch);
-        if Self::epoch_of(current)? < handover.epoch.max(own_epoch) {
-            return Err(Error::mls("cannot come into the group")(OLDER));
+        let shown_at = Self::epoch_of(current)?;
+        for (known, reason) in [(handover.epoch, BEFORE_TOLD), (own_epoch, BEFORE_KNOWN)] {
+            if shown_at < known {
+                return Err(Error::mls("cannot come into the group")(reason));
+            }
         }
         let content = if moves { record::attributes(tx, &id)? } else { Vec::new() };
         let before = old.as_ref().map(Before::of).transpose()?.unwrap_or_default();
@@ -261,7 +270,7 @@ impl GroupState {
             Some(old) => leaf::forget_key(tx, &old.leaf.public_key())?,
             None => {}
         }
-        record::retitle(tx, &id, &handover.title, handover.titled, Self::epoch_of(current)?)?;
+        record::retitle(tx, &id, &handover.title, handover.titled, shown_at)?;
         record::set_attributes(tx, &id, &content)?;
         if let Some(key) = handover.attributes_key {
             record::keep_attributes_key(tx, &id, &key)?;

@@ -179,6 +179,9 @@ fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
         }
         .record(tx)?;
     }
+    if group::is_before_told(error) {
+        group::fall_back(tx, id)?;
+    }
     // The commit that was sent may be accepted yet: its address stays.
     if !error.is_final() || GroupState::awaits(tx, id, Kind::Rejoin)? {
         return group::put_off_entry(tx, id);

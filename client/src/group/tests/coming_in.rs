@@ -345,6 +345,53 @@ fn a_device_comes_into_no_group_that_is_older_than_what_it_was_told_of() {
     moves(&alice.shown(&id)).unwrap();
 }
 
+/// Both letters, and one of a device that was idle, came before the first attempt.
+#[test]
+fn a_device_that_was_offline_while_the_server_was_restored_comes_into_the_group_as_it_is_then() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let (alice_then, bob_then) = (alice.copy(), bob.copy());
+    let told = |by: &Person| by.store.read(handover).unwrap();
+    let commits = |by: &Person, others: &[&Person]| {
+        let update = by.stage(&id, &Change::Update).message;
+        by.confirm(&id);
+        others.iter().for_each(|other| other.receive(&update).unwrap());
+    };
+    let idle = told(&bob);
+    for _ in 0..2 {
+        commits(&alice, &[&bob, &mallory]);
+    }
+    let in_the_lost_time = told(&bob);
+    commits(&alice, &[&bob, &mallory]);
+    let lost = told(&bob);
+    // The server was restored, and Bob's phone is back there.
+    commits(&alice_then, &[&bob_then]);
+    let back = told(&bob_then);
+    let shown = alice_then.shown(&id);
+    for (letters, refusals) in
+        [([&lost, &back, &idle], 1), ([&lost, &in_the_lost_time, &back], 2), ([&idle, &lost, &back], 1)]
+    {
+        let tablet = device_of(&bob, &issuer);
+        letters.iter().for_each(|groups| tablet.store.write(|tx| take_over(tx, groups)).unwrap());
+        for _ in 0..refusals {
+            let refused = comes_in(&tablet, &id, &shown, &Differences::default()).unwrap_err();
+            assert!(crate::group::is_before_told(&refused), "{refused}");
+            tablet.store.write(|tx| crate::group::fall_back(tx, &id)).unwrap();
+        }
+        comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
+        alice_then.copy().receive(&tablet.outstanding(&id).unwrap().message).unwrap();
+    }
+
+    // The group is as another device tells of it: an older word of it does not count.
+    let tablet = device_of(&bob, &issuer);
+    for groups in [&in_the_lost_time, &idle, &lost] {
+        tablet.store.write(|tx| take_over(tx, groups)).unwrap();
+    }
+    tablet.store.write(|tx| crate::group::fall_back(tx, &id)).unwrap();
+    let refused = comes_in(&tablet, &id, &shown, &Differences::default()).unwrap_err();
+    assert!(crate::group::is_before_told(&refused), "{refused}");
+}
+
 /// A member that commits after the group was handed over changes nothing about who comes in.
 #[test]
 fn a_device_that_was_told_of_an_older_epoch_comes_into_the_group_as_it_is() {
