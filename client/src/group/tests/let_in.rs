@@ -158,7 +158,8 @@ fn who_reads_too_late_that_somebody_was_added_comes_back_by_itself_if_who_added_
     for (what, LateAddition { commit, shown, .. }, is_let_in) in &cases {
         for is_folded in [false, true] {
             let carol = carol.copy();
-            let received = carol.store.write(|tx| Ok(tx.attempt(|| receive(tx, commit)))).unwrap();
+            let receives = |tx: &Tx<'_>| Ok(tx.attempt(|| receive(tx, commit, &Options::default())));
+            let received = carol.store.write(receives).unwrap();
             let Err(Rejection::Stray { by_hand: false, members: 3, reason, .. }) = &received else {
                 panic!("{what}: {received:?}")
             };

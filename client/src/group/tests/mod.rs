@@ -168,9 +168,10 @@ impl Person {
     }
 
     fn receive(&self, message: &MlsMessage) -> Result<(), String> {
+        let options = Options { return_after: Duration::ZERO, ..Options::default() };
         self.store
             .write(|tx| {
-                let received = tx.attempt(|| receive(tx, message));
+                let received = tx.attempt(|| receive(tx, message, &options));
                 if received.is_err() {
                     keep_unfollowed(tx, message)?;
                 }

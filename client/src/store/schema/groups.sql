@@ -71,7 +71,9 @@ CREATE TABLE strayed (
     since INTEGER NOT NULL,             -- seconds since 1970: when the state began, or begins
     attempts INTEGER NOT NULL,          -- at coming back, those that succeeded too; each makes the next wait longer
     due INTEGER NOT NULL,               -- seconds since 1970: when to look, or to come back
-    broken INTEGER NOT NULL             -- 1 once the user was told that it cannot come back
+    broken INTEGER NOT NULL,            -- 1 once the user was told that it cannot come back
+    in_vain INTEGER NOT NULL DEFAULT 0  -- looks for messages that anybody may have made up, since this device came back last; each
+                                        -- makes the next wait longer
 ) STRICT;
 
 -- Epochs of groups at other homeservers that this device was in since it came in, the last thousand of each group.
