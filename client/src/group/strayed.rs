@@ -147,7 +147,8 @@ pub(crate) fn wait(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
         return Ok(false);
     }
     let attempts = recent_attempts(tx, row.as_ref());
-    let since = row.filter(|row| row.state == State::Behind).map_or(tx.now(), |row| row.since);
+    let is_known = |row: &Row| row.state == State::Behind && row.since <= tx.now();
+    let since = row.filter(is_known).map_or(tx.now(), |row| row.since);
     let waited = tx.now().saturating_sub(since);
     if waited >= DAY {
         return Ok(false);
@@ -210,17 +211,23 @@ pub(crate) fn state(tx: &Tx<'_>, id: &GroupId) -> Result<State> {
 /// Whether this device may try to come back now because its user asks for something: when its time
 /// has come, or when it did not try lately.
 pub(crate) fn may_try(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
-    let may = |row: Row| row.state != State::ByHand && (row.attempts == 0 || row.due <= tx.now());
+    let may = |row: Row| row.state != State::ByHand && (row.attempts == 0 || has_come(row.due, tx.now()));
     Ok(find(tx, id)?.is_none_or(may))
+}
+
+/// Whether a time has come. One far in the future was noted by a clock that was wrong.
+fn has_come(due: u64, now: u64) -> bool {
+    due <= now || due > now.saturating_add(2 * DAY)
 }
 
 /// The groups in which it is time to look, or to come back.
 pub(crate) fn due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
-    let sql = "SELECT group_id FROM strayed WHERE state IN (1, 2, 4, 5) AND due <= ?1";
+    let sql = "SELECT group_id, due FROM strayed WHERE state IN (1, 2, 4, 5)";
     let mut statement = tx.sql().prepare_cached(sql)?;
-    let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
-    let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut ids = rows.collect::<Result<Vec<(Vec<u8>, u64)>, _>>()?;
+    ids.retain(|(_, due)| has_come(*due, tx.now()));
+    ids.iter().map(|(id, _)| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }
 
 /// How long it is until the next time comes, of those that did not come before a time (seconds since 1970).
@@ -385,6 +392,26 @@ mod tests {
             .read(|tx| Ok(tx.sql().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?))
             .unwrap();
         assert!(times > 10 && first >= before && last <= store.now() + 1000, "{times} {first} {last}");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_puts_off_no_way_back() {
+        let home = tempfile::tempdir().unwrap();
+        let id = GroupId::new([7; 16], "other.example".parse().unwrap());
+        drop(Store::create(home.path(), &Options::default()).unwrap());
+        let options = Options { return_after: Duration::from_secs(1000), ..Options::default() };
+        let store = |days: i64| {
+            let clock = Clock::ahead_by(days * 24 * 60 * 60);
+            Store::open(home.path(), &Options { clock, ..options.clone() }).unwrap()
+        };
+        let fails =
+            |days| store(days).write(|tx| failed(tx, &id, 2, &Error::CannotFollow, &options)).unwrap();
+        let is_due = || store(0).read(|tx| Ok((!due(tx)?.is_empty(), may_try(tx, &id)?))).unwrap();
+        store(365).write(|tx| lost(tx, &id)).unwrap();
+        fails(365);
+        assert_eq!(is_due(), (true, true));
+        fails(0);
+        assert_eq!(is_due(), (false, false), "a pause is one");
     }
 
     #[test]
