@@ -98,6 +98,14 @@ pub(super) fn drop_late(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     if dropped == 0 { Ok(()) } else { forget_early(tx) }
 }
 
+/// Forgets the Welcomes to a group that wait, with the messages that came meanwhile, and tells of neither: this device came in by
+/// itself.
+pub(super) fn forget_late(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("DELETE FROM welcomes WHERE group_id = ?1", [id.to_mls()])?;
+    tx.sql().execute("DELETE FROM early_messages WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
 /// Keeps a message of a group that this client is not in, if a Welcome to it waits. False if none does, or the group has no
 /// more room.
 pub(super) fn keep_early(tx: &Tx<'_>, id: &GroupId, message: &MlsMessage) -> Result<bool> {

@@ -7,7 +7,7 @@ use postern_protocol::{
 };
 
 use super::{
-    super::{join_at_last, late_welcomes},
+    super::{forget_early, join_at_last, late_welcomes},
     devices::{bring_in, device_apart, device_of, keep_own_devices},
     rights::{haunted, haunted_unread},
     *,
@@ -243,6 +243,32 @@ fn a_device_that_is_to_come_in_joins_by_a_welcome_once_it_was_told_of_all_that_a
         laptop.receive(&message).unwrap();
     }
     assert_eq!(laptop.texts(), ["to all"]);
+}
+
+#[test]
+fn a_device_that_came_in_by_itself_tells_nothing_of_a_welcome_that_waited() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], id) = three(&issuer);
+    let (tablet, groups) = (device_of(&bob, &issuer), bob.store.read(handover).unwrap());
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    bob.receive(&alice.add(&id, &[&person("carol", &issuer)])).unwrap();
+    let addition = alice.stage(&id, &Change::Add(vec![tablet.offer_to(&alice)]));
+    alice.confirm(&id);
+    bob.receive(&addition.message).unwrap();
+    takes_welcome(&tablet, &addition.welcome.unwrap(), alice.tree(&id));
+    tablet.receive(&alice.say(&id, "to all")).unwrap();
+    assert_eq!(waiting(&tablet), 1);
+    tablet.events();
+
+    let groups = bob.store.read(handover).unwrap();
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+    tablet.confirm(&id);
+    tablet.store.write(forget_early).unwrap();
+    assert_eq!(waiting(&tablet), 0);
+    let events = tablet.events();
+    assert!(events.iter().any(|event| matches!(event, Event::Joined { .. })), "{events:?}");
+    assert!(!events.iter().any(|event| matches!(event, Event::Ignored { .. })), "{events:?}");
 }
 
 #[test]
