@@ -23,12 +23,12 @@ use crate::{
 const ON_THE_WAY: Duration = Duration::from_secs(3);
 /// The same in all, however many of them come: a member can commit without end.
 const ALL_ON_THE_WAY: Duration = Duration::from_secs(30);
-/// The most users about whom the AS is asked in vain in one attempt to come back.
+/// The most users about whom the AS is asked in vain in one attempt to come back, or in.
 const MOST_ASKED_IN_VAIN: usize = 12;
 
-/// Users about whom the AS was asked in an attempt to come back.
+/// Users about whom the AS was asked in an attempt to come back, or in.
 #[derive(Debug, Default)]
-struct Asked {
+pub(super) struct Asked {
     users: BTreeSet<UserName>,
     /// How many of them it did not show to be whom strangers say they are.
     in_vain: usize,
@@ -311,7 +311,12 @@ impl Session {
 
 /// Asks the AS about strangers: first about the users of whom one may be a further device, which is no stranger then. About the
 /// others a person judges, who is told whether they are confirmed. Returns false where nobody is left to ask about.
-async fn ask_about(api: &Api, store: &Store, differences: &Differences, asked: &mut Asked) -> Result<bool> {
+pub(super) async fn ask_about(
+    api: &Api,
+    store: &Store,
+    differences: &Differences,
+    asked: &mut Asked,
+) -> Result<bool> {
     let unverified = differences.strangers.iter().filter(|member| !member.verified);
     let others = unverified.filter_map(|member| member.user.as_ref());
     let mut is_news = false;
