@@ -56,7 +56,8 @@ pub struct Differences {
     /// Devices that are admins' now and were not.
     pub admins: Vec<Member>,
     /// Further devices of members that were known, and of this user: the AS confirmed whose they are, or a device that was
-    /// known let them into its user's place by a commit that it signed. And devices of users whom an admin added by such a one.
+    /// known let them into its user's place by a commit that it signed. Devices of users whom an admin added by such a commit
+    /// are among them.
     pub added: Vec<Member>,
     /// Devices that are no members any more.
     pub removed: Vec<Member>,

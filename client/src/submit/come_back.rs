@@ -88,7 +88,7 @@ impl Session {
                 return Ok(());
             }
             (strayed::State::Doubtful, ..) => true,
-            // What is said in an epoch that the DS does not have any more is heard by nobody.
+            // Nobody hears what is said in an epoch that the DS does not have any more.
             (strayed::State::Strayed | strayed::State::Lost, may_try, _) => may_try,
             (strayed::State::ByHand, ..) => false,
         };

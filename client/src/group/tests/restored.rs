@@ -73,7 +73,7 @@ fn what_comes_twice_or_late_raises_none() {
     alice.receive(&own).unwrap();
     let next = commits(&alice, &id);
     bob.receive(&next).unwrap();
-    // What the outbox of a homeserver sends again, and this device's own commit.
+    // The outbox of a homeserver sends them again, and this device gets its own commit.
     for message in [&lost[0], &lost[1], &own, &next] {
         bob.receive(message).unwrap();
     }
@@ -91,7 +91,7 @@ fn a_device_that_came_back_takes_nothing_that_was_on_its_way_for_another_way_of_
     for message in [&lost[0], &others[0], &others[1]] {
         bob.receive(message).unwrap();
     }
-    // Nor what a homeserver has of the time before.
+    // A homeserver has commits of the time before, which are no other way, either.
     bob.receive(&commits(&before, &id)).unwrap();
     assert_eq!(state(&bob, &id), strayed::State::Follows);
     bob.receive(&alice.say(&id, "all is well")).unwrap();
