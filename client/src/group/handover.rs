@@ -15,16 +15,18 @@ use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    join, links,
+    join, links, members,
     places::{self, UsersLeaf},
     record::{self, GroupSummary},
     roster::Roster,
     rules,
     state::GroupState,
+    strayed,
 };
 use crate::{
     account::Account,
     error::{Error, Result},
+    event::Event,
     identity, leaf, mailbox,
     store::{Tx, decode, encode, fixed, integer},
 };
@@ -138,6 +140,46 @@ impl GroupState {
             && !record::is_leaving(tx, &self.id)?)
     }
 
+    /// Compares with what another device tells who was in the group when this device joined, in a place of its own. The server may
+    /// have made that group up, and held the letter back until then. Whoever was there then and is there now was there in each
+    /// epoch between: if the other device did not know of them in such a one, it is in another group, and a person decides.
+    /// Otherwise they may have come after the letter, and the user is told of them.
+    fn look_for_untold(&self, tx: &Tx<'_>, told: &GroupHandover) -> Result<()> {
+        let Some(joined) = record::joined(tx, &self.id)? else { return Ok(()) };
+        let (joined_in, then): (u64, Roster) = decode(&joined, "who was in a group")?;
+        let (leaves, own) = (rules::leaves(&self.mls), self.leaf.public_key());
+        let (known, admins) = (told.roster.devices_among(&leaves), then.admins_among(&self.admins()?));
+        let known_admins = told.roster.admins_among(&admins);
+        let mut shown: Vec<_> = then.devices_among(&leaves).into_iter().collect();
+        shown.sort_by_key(|(index, _)| *index);
+        let (mut strangers, mut untold_admins) = (Vec::new(), Vec::new());
+        for (index, leaf) in shown {
+            let member = members::resolve(tx, &self.id, leaf.leaf_key)?;
+            if admins.contains(&leaf.pseudonym) && !known_admins.contains(&leaf.pseudonym) {
+                untold_admins.push(member.clone());
+            }
+            if leaf.leaf_key != own && !known.contains_key(&index) {
+                strangers.push(member);
+            }
+        }
+        if strangers.is_empty() && untold_admins.is_empty() {
+            return Ok(());
+        }
+        let is_another = (joined_in..=self.epoch()).contains(&told.epoch);
+        if is_another {
+            record::set_joined(tx, &self.id, None)?;
+            strayed::leave_to_person(tx, &self.id)?;
+        }
+        Event::Strangers {
+            group: self.id.clone(),
+            strangers,
+            admins: untold_admins,
+            removed: Vec::new(),
+            coming_in: !is_another,
+        }
+        .record(tx)
+    }
+
     /// Notes that this user's other devices have to be told of the user's key: those that are in the group, or on their way.
     /// Others are to stay out.
     pub(super) fn retell_user_key(&self, tx: &Tx<'_>) -> Result<()> {
@@ -225,7 +267,7 @@ pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
                 group.follow_user_key(tx)?;
             }
             Ok(Some(group)) if group.belongs_beside(tx, handover)? => renew_entry(tx, handover)?,
-            Ok(Some(_)) => {}
+            Ok(Some(group)) => group.look_for_untold(tx, handover)?,
             Ok(None) | Err(Error::NotMember) if record::is_blocked(tx, &handover.id)? => {}
             Ok(None) | Err(Error::NotMember) => renew_entry(tx, handover)?,
             Err(error) => return Err(error),

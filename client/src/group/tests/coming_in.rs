@@ -7,7 +7,7 @@ use postern_protocol::{
 };
 
 use super::{
-    super::{forget_early, join_at_last, late_welcomes},
+    super::{forget_early, join_at_last, late_welcomes, strayed},
     devices::{bring_in, device_apart, device_of, keep_own_devices},
     rights::{haunted, haunted_unread},
     *,
@@ -190,6 +190,70 @@ fn a_further_device_joins_no_group_that_is_older_than_what_it_was_told_of() {
     assert_eq!(waiting(&tablet), 1);
     comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
     alice.receive(&tablet.outstanding(&id).unwrap().message).unwrap();
+}
+
+/// The letter that tells of the true group comes after the Welcome to the other one, with all members in it and a ghost.
+#[test]
+fn a_device_in_a_group_that_the_server_made_up_tells_its_user_once_it_hears_of_the_true_one() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let (copy, tablet) = (mallory.copy(), device_of(&bob, &issuer));
+    let ghost = person("ghost", &issuer).offer_to(&copy);
+    copy.add_freely(&id, &ghost);
+    // In a place to which the other device is to come.
+    let welcome = copy.add_freely(&id, &tablet.offer_as(Pseudonym([0; 16]), &copy));
+    takes_welcome(&tablet, &welcome, copy.tree(&id));
+    assert!(is_in(&tablet, &id), "it was told of none");
+    tablet.events();
+    let hears = || {
+        let told = bob.store.read(handover).unwrap().remove(0);
+        tablet.store.write(|tx| take_over(tx, std::slice::from_ref(&told))).unwrap();
+        let strangers = |event: Event| match event {
+            Event::Strangers { strangers, coming_in, .. } => {
+                let leaf_keys: Vec<_> = strangers.iter().map(|member| member.leaf_key).collect();
+                Some((leaf_keys, coming_in))
+            }
+            _ => None,
+        };
+        let found: Vec<_> = tablet.events().into_iter().filter_map(strangers).collect();
+        (found, tablet.store.read(|tx| strayed::state(tx, &id)).unwrap())
+    };
+    // The ghost may have come after the letter.
+    assert!(bob.epoch(&id) < tablet.epoch(&id));
+    assert_eq!(hears(), (vec![(vec![ghost], true)], strayed::State::Follows));
+    for _ in 0..2 {
+        let updates = [&alice, &copy].map(|member| member.stage(&id, &Change::Update).message);
+        for member in [&alice, &copy] {
+            member.confirm(&id);
+        }
+        bob.receive(&updates[0]).unwrap();
+        tablet.receive(&updates[1]).unwrap();
+    }
+    // It was there before the letter.
+    assert_eq!(hears(), (vec![(vec![ghost], false)], strayed::State::ByHand));
+    assert_eq!(hears(), (vec![], strayed::State::ByHand), "once");
+}
+
+#[test]
+fn of_members_that_came_after_a_letter_was_written_a_device_in_the_group_tells_nothing() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let apart = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
+    let [bobs, aparts] = [&bob, &apart].map(|device| device.store.read(handover).unwrap().remove(0));
+    let addition = alice.add(&id, &[&person("carol", &issuer)]);
+    for device in [&bob, &apart] {
+        device.receive(&addition).unwrap();
+        device.events();
+    }
+    // One of them is to come to where the other one is, and that one compares.
+    for (device, told) in [(&bob, &aparts), (&apart, &bobs)] {
+        device.store.write(|tx| take_over(tx, std::slice::from_ref(told))).unwrap();
+        assert!(device.events().is_empty());
+        assert_eq!(device.store.read(|tx| strayed::state(tx, &id)).unwrap(), strayed::State::Follows);
+    }
+    let is_to_enter =
+        |device: &Person| device.store.read(|tx| crate::group::is_due_to_enter(tx, &id)).unwrap();
+    assert_ne!(is_to_enter(&bob), is_to_enter(&apart));
 }
 
 #[test]

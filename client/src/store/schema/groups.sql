@@ -22,7 +22,9 @@ CREATE TABLE groups (
     successor BLOB,                     -- the MLS group id of the group that was founded in place of this one
     user_generation INTEGER,            -- the highest generation of the user's keys here that this device saw; null: of none
     server_key BLOB,                    -- the external sender's key that the server wants the group to have; null: its present one
-    arrived INTEGER NOT NULL DEFAULT 0  -- epoch: all that the DS took before it began has come here
+    arrived INTEGER NOT NULL DEFAULT 0, -- epoch: all that the DS took before it began has come here
+    joined BLOB                         -- the epoch in which this device joined by a Welcome, and a Roster of it, in CBOR. Null: it
+                                        -- came in otherwise, or its user was told that another device knows of others
 ) STRICT;
 
 -- Welcomes to groups of other domains whose DS could not be asked for the tree, and those to groups with others than this
