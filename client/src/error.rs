@@ -382,11 +382,11 @@ pub(crate) enum Rejection {
     Stray { group: GroupId, by_hand: bool, members: usize, reason: String },
     /// It is invalid, and the DS may wait for something that no member knows.
     Doubt { group: GroupId, reason: String },
-    /// A Welcome to this group waits: others are there than another device of this user told of.
+    /// A Welcome to this group waits: others are there than another device of this user told of, or that one told of a later epoch.
     Strangers(GroupId),
-    /// It does not open, though the secrets of its epoch are here: anybody in the group may have made it up, or the DS was
-    /// restored to an earlier state.
-    Unfit { group: GroupId, reason: String },
+    /// It does not open, though the secrets of its epoch are here: anybody in the group, which has so many members, may have made
+    /// it up, or the DS was restored to an earlier state.
+    Unfit { group: GroupId, members: usize, reason: String },
     /// It cannot be read, and the user knows that.
     Unread,
     /// This client failed: it has to be processed again.

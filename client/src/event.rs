@@ -80,7 +80,8 @@ pub enum Event {
     /// While this device could not follow the group, these came in, or became admins, and it cannot tell
     /// by whose will: a member and the server together may have made them up. This device does not come
     /// back until its user takes the group as the server has it. Nor does it come into a group that another device of its user's
-    /// handed over (`coming_in`), until that one tells of them, or its user takes them; a user who does not blocks the group.
+    /// handed over (`coming_in`), until that one tells of them, or its user takes them; a user who does not blocks the group. The
+    /// same is told of a group that it joined by a Welcome, if another device of its user knows of others there.
     Strangers {
         group: GroupId,
         strangers: Vec<Member>,

@@ -356,8 +356,8 @@ fn note_effect(tx: &Tx<'_>, options: &Options, effect: Result<(), Rejection>) ->
             strayed::doubt(tx, &group)?;
             Event::Ignored { reason }.record(tx)
         }
-        Err(Rejection::Unfit { group, reason }) => {
-            strayed::suspect(tx, &group)?;
+        Err(Rejection::Unfit { group, members, reason }) => {
+            strayed::suspect(tx, &group, members, options)?;
             Event::Ignored { reason }.record(tx)
         }
         Err(Rejection::Stray { group, by_hand, members, reason }) => {
@@ -371,7 +371,7 @@ fn note_effect(tx: &Tx<'_>, options: &Options, effect: Result<(), Rejection>) ->
 /// Lets the messages of a group take effect that came before this device was in it.
 fn read_early(tx: &Tx<'_>, options: &Options, id: &GroupId) -> Result<()> {
     for message in group::take_early(tx, id)? {
-        let effect = tx.attempt(|| group::receive(tx, &message));
+        let effect = tx.attempt(|| group::receive(tx, &message, options));
         if effect.is_err() {
             group::keep_unfollowed(tx, &message)?;
         }
@@ -388,7 +388,7 @@ pub(crate) fn take_effect(
     tree: Option<&Tree>,
 ) -> Result<(), Rejection> {
     match (kind, payload) {
-        (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message),
+        (QueueKind::Group, QueuePayload::Message(message)) => group::receive(tx, message, options),
         (QueueKind::Group, QueuePayload::Welcome(welcome)) => {
             if let Some(Tree::OutOfReach(id)) = tree {
                 return Ok(group::join_later(tx, id, welcome)?);
@@ -397,8 +397,8 @@ pub(crate) fn take_effect(
             let id = match tx.attempt(|| group::join(tx, welcome, tree)) {
                 Err(Rejection::Strangers(id)) => {
                     group::join_later(tx, &id, welcome)?;
-                    let reason =
-                        "a Welcome waits: others are in its group than another device of this user told of";
+                    let reason = "a Welcome waits: its group is older than what another device of this user \
+                                  told of, or others are in it";
                     return Ok(Event::Ignored { reason: reason.to_owned() }.record(tx)?);
                 }
                 joined => joined?,

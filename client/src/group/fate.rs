@@ -6,7 +6,7 @@ use postern_protocol::{
 };
 
 use super::{
-    handover,
+    handover, join,
     message::Content,
     onlooker, outbox,
     outstanding::{self, Kind, Outstanding},
@@ -118,6 +118,7 @@ impl GroupState {
             let moved = record::is_moving(tx, &self.id)?;
             record::entered(tx, &self.id)?;
             handover::drop_entry(tx, &self.id)?;
+            join::forget_late(tx, &self.id)?;
             // The others learn at once who came.
             outbox::push(tx, &self.id, &Content::Present)?;
             return if moved { Ok(()) } else { Event::Joined { group: self.id.clone() }.record(tx) };

@@ -15,16 +15,18 @@ use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    join, links,
+    join, links, members,
     places::{self, UsersLeaf},
     record::{self, GroupSummary},
     roster::Roster,
     rules,
     state::GroupState,
+    strayed,
 };
 use crate::{
     account::Account,
     error::{Error, Result},
+    event::Event,
     identity, leaf, mailbox,
     store::{Tx, decode, encode, fixed, integer},
 };
@@ -36,6 +38,8 @@ const LONGEST_PAUSE: u64 = 24 * 60 * 60;
 /// Letters about changes that a device on its way is written at once. After these there is a pause between two, which begins
 /// with [`TELL_AGAIN`] and doubles: a member that comes and goes without end does not fill the device's mailbox.
 const RETOLD_AT_ONCE: u32 = 3;
+/// The most handovers of a group that are kept though they are behind another one: a few devices may tell of it at once.
+const MOST_BEHIND: usize = 4;
 /// The attempt to come in whose strangers the user is told of. It comes some 23 minutes after the first one: another device that
 /// is in use tells of members that came meanwhile after [`TELL_AGAIN`] at the latest, unless they come and go without end.
 const TOLD_OF_STRANGERS: u32 = 7;
@@ -136,6 +140,46 @@ impl GroupState {
             && !record::is_leaving(tx, &self.id)?)
     }
 
+    /// Compares with what another device tells who was in the group when this device joined, in a place of its own. The server may
+    /// have made that group up, and held the letter back until then. Whoever was there then and is there now was there in each
+    /// epoch between: if the other device did not know of them in such a one, it is in another group, and a person decides.
+    /// Otherwise they may have come after the letter, and the user is told of them.
+    fn look_for_untold(&self, tx: &Tx<'_>, told: &GroupHandover) -> Result<()> {
+        let Some(joined) = record::joined(tx, &self.id)? else { return Ok(()) };
+        let (joined_in, then): (u64, Roster) = decode(&joined, "who was in a group")?;
+        let (leaves, own) = (rules::leaves(&self.mls), self.leaf.public_key());
+        let (known, admins) = (told.roster.devices_among(&leaves), then.admins_among(&self.admins()?));
+        let known_admins = told.roster.admins_among(&admins);
+        let mut shown: Vec<_> = then.devices_among(&leaves).into_iter().collect();
+        shown.sort_by_key(|(index, _)| *index);
+        let (mut strangers, mut untold_admins) = (Vec::new(), Vec::new());
+        for (index, leaf) in shown {
+            let member = members::resolve(tx, &self.id, leaf.leaf_key)?;
+            if admins.contains(&leaf.pseudonym) && !known_admins.contains(&leaf.pseudonym) {
+                untold_admins.push(member.clone());
+            }
+            if leaf.leaf_key != own && !known.contains_key(&index) {
+                strangers.push(member);
+            }
+        }
+        if strangers.is_empty() && untold_admins.is_empty() {
+            return Ok(());
+        }
+        let is_another = (joined_in..=self.epoch()).contains(&told.epoch);
+        if is_another {
+            record::set_joined(tx, &self.id, None)?;
+            strayed::leave_to_person(tx, &self.id)?;
+        }
+        Event::Strangers {
+            group: self.id.clone(),
+            strangers,
+            admins: untold_admins,
+            removed: Vec::new(),
+            coming_in: !is_another,
+        }
+        .record(tx)
+    }
+
     /// Notes that this user's other devices have to be told of the user's key: those that are in the group, or on their way.
     /// Others are to stay out.
     pub(super) fn retell_user_key(&self, tx: &Tx<'_>) -> Result<()> {
@@ -223,7 +267,7 @@ pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
                 group.follow_user_key(tx)?;
             }
             Ok(Some(group)) if group.belongs_beside(tx, handover)? => renew_entry(tx, handover)?,
-            Ok(Some(_)) => {}
+            Ok(Some(group)) => group.look_for_untold(tx, handover)?,
             Ok(None) | Err(Error::NotMember) if record::is_blocked(tx, &handover.id)? => {}
             Ok(None) | Err(Error::NotMember) => renew_entry(tx, handover)?,
             Err(error) => return Err(error),
@@ -302,19 +346,51 @@ pub(crate) fn met_strangers(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
 }
 
 /// Has this device come into a group, with the user's key as it is now. What a device hands over that is behind another one
-/// changes nothing, unless what is known leads nowhere: a DS that was restored (QS-12) may have refused it.
+/// changes nothing, unless what is known leads nowhere: a DS that was restored (QS-12) may have refused it. It is kept for when it
+/// does ([`fall_back`]).
 fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
     let is_behind = kept_handover(tx, &handover.id)?.is_some_and(|kept| kept.epoch > handover.epoch);
     if is_behind && !has_failed(tx, &handover.id)? {
-        return Ok(());
+        return keep_behind(tx, handover);
     }
     tx.sql().execute(
         "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, ?2, 0, ?3)
          ON CONFLICT (group_id) DO UPDATE
-         SET handover = excluded.handover, due = excluded.due, strangers = 0",
+         SET handover = excluded.handover, behind = NULL, due = excluded.due, strangers = 0",
         params![handover.id.to_mls(), encode(handover), integer(tx.now())],
     )?;
     join::try_again(tx, &handover.id)
+}
+
+/// Keeps a handover that is behind the one by which this device is to come in: the last one of its epoch.
+fn keep_behind(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
+    let mut behind = handovers_behind(tx, &handover.id)?;
+    behind.retain(|kept| kept.epoch != handover.epoch);
+    behind.push(handover.clone());
+    let surplus = behind.len().saturating_sub(MOST_BEHIND);
+    let sql = "UPDATE entries SET behind = ?2 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![handover.id.to_mls(), encode(&behind.split_off(surplus))])?;
+    Ok(())
+}
+
+/// The handovers that are behind the one by which this device is to come in, in the order in which they came.
+fn handovers_behind(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<GroupHandover>> {
+    let sql = "SELECT behind FROM entries WHERE group_id = ?1";
+    let behind = tx.sql().query_row(sql, [id.to_mls()], |row| row.get::<_, Option<Vec<u8>>>(0)).optional()?;
+    behind.flatten().map_or(Ok(Vec::new()), |bytes| decode(&bytes, "handovers"))
+}
+
+/// Takes the latest one of the handovers that are behind, if there are any: the DS shows the group as it was before the one by
+/// which this device was to come in. It may have been restored (QS-12), as another device told that came back there.
+pub(crate) fn fall_back(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    let mut behind = handovers_behind(tx, id)?;
+    behind.sort_by_key(|handover| handover.epoch);
+    let Some(latest) = behind.pop() else { return Ok(()) };
+    tx.sql().execute(
+        "UPDATE entries SET handover = ?2, behind = ?3, strangers = 0 WHERE group_id = ?1",
+        params![id.to_mls(), encode(&latest), encode(&behind)],
+    )?;
+    join::try_again(tx, id)
 }
 
 /// Whether the last attempt to come in failed for good: its address is gone.

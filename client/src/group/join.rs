@@ -11,13 +11,14 @@ use rusqlite::{OptionalExtension as _, params};
 use tls_codec::Deserialize as _;
 
 use super::{
-    attributes, handover, past::MOST_PAST_EPOCHS, places, record, rules, state::GroupState, strayed,
+    attributes, handover, past::MOST_PAST_EPOCHS, places, record, roster::Roster, rules, state::GroupState,
+    strayed,
 };
 use crate::{
     error::{Error, Rejection, Result},
     event::Event,
     key_packages, leaf, mls,
-    store::{Tx, integer},
+    store::{Tx, encode, integer},
 };
 
 /// The most Welcomes that wait for their trees. With one more, the family of domains that has most of them loses its oldest:
@@ -98,6 +99,14 @@ pub(super) fn drop_late(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     if dropped == 0 { Ok(()) } else { forget_early(tx) }
 }
 
+/// Forgets the Welcomes to a group that wait, with the messages that came meanwhile, and tells of neither: this device came in by
+/// itself.
+pub(super) fn forget_late(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    tx.sql().execute("DELETE FROM welcomes WHERE group_id = ?1", [id.to_mls()])?;
+    tx.sql().execute("DELETE FROM early_messages WHERE group_id = ?1", [id.to_mls()])?;
+    Ok(())
+}
+
 /// Keeps a message of a group that this client is not in, if a Welcome to it waits. False if none does, or the group has no
 /// more room.
 pub(super) fn keep_early(tx: &Tx<'_>, id: &GroupId, message: &MlsMessage) -> Result<bool> {
@@ -167,8 +176,8 @@ pub(crate) fn tree_of_welcome(
 /// Lets a Welcome take effect. The tree, with the attributes of its leaves, is what the DS of the group has for it. Without that
 /// answer nobody is in the group, whatever the Welcome says: any member knows the id, and could make up another group of it that
 /// keeps this client out of the true one. Nor does that answer count where this client is to come into the group by itself, and
-/// others are there than it was told of: the server may have made it up, with one of the KeyPackages that it has. Returns the
-/// group.
+/// others are there than it was told of, or it is of an earlier epoch: the server may have made it up, with one of the
+/// KeyPackages that it has. Returns the group.
 ///
 /// # Errors
 /// [`Rejection::Strangers`] for such a group: it is told of newcomers soon.
@@ -223,6 +232,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
     let group = GroupState { id: id.clone(), leaf, mls };
     record::insert(tx, &id, "", &leaf_key)?;
     record::set_arrived(tx, &id, group.epoch())?;
+    record::set_joined(tx, &id, Some(&encode(&(group.epoch(), Roster::of(&group)?))))?;
     // A membership before this one may have shown who was in whose place.
     places::catch_up(tx, &group, &[])?;
     if let Some(told) = handover::kept_handover(tx, &id)? {
@@ -230,7 +240,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
             record::keep_attributes_key(tx, &id, &key)?;
         }
         group.learn(tx, &tree.attributes)?;
-        if group.has_untold(tx, &told.roster, attempt.as_ref())? {
+        if group.epoch() < told.epoch || group.has_untold(tx, &told.roster, attempt.as_ref())? {
             return Err(Rejection::Strangers(id));
         }
     }

@@ -50,9 +50,10 @@ pub(crate) use self::{
     commit::{Invited, add_invited, add_invited_client, invited, why_not_added},
     evict::{evict, evicted, eviction_failed, evictions, next_eviction, remove_own_device},
     handover::{
-        GroupHandover, PendingEntry, entries_due, entry, entry_failed, follows, forget_entry_addresses,
-        give_up_entry, handover, is_due_to_enter, left_to_person, met_strangers, next_entry, not_told,
-        postpone_entry, put_off_entry, retell, retell_all, stay_out, take_over, to_tell, told,
+        GroupHandover, PendingEntry, entries_due, entry, entry_failed, fall_back, follows,
+        forget_entry_addresses, give_up_entry, handover, is_due_to_enter, left_to_person, met_strangers,
+        next_entry, not_told, postpone_entry, put_off_entry, retell, retell_all, stay_out, take_over,
+        to_tell, told,
     },
     introduce::{introduce, waiting_groups},
     join::{forget_early, join, join_at_last, join_later, late_welcomes, take_early, tree_of_welcome},
@@ -67,6 +68,7 @@ pub(crate) use self::{
     outstanding::{Kind, founding, unsettled},
     receive::receive,
     record::{active, is_entering, is_leaf_key_in_use, set_successor, successor, summaries, title},
+    rejoin::is_before_told,
     state::GroupState,
     upkeep::{committed, due, forget_ended},
 };

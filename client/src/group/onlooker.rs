@@ -313,7 +313,7 @@ impl Onlooker {
         came
     }
 
-    /// Of the leaves that members add by one commit, those that come in by the will of a trusted device: into its own user's
+    /// The leaves that come in by the will of a trusted device, of those that members add by one commit: into its own user's
     /// place, or as another user if its own is an admin. As the rules have it, nobody comes in so under a pseudonym that is
     /// taken, nor two under one.
     fn let_in(&self, added: &[(LeafNodeIndex, Place)]) -> Vec<Place> {

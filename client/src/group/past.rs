@@ -4,9 +4,8 @@
 //! something shows that they came, secrets of more epochs are kept, one for each such commit, [`OWN_COMMITS`] at most. A delivery
 //! that was set aside, and that an operator has sent again after days, may come later still: it is told as one without keys.
 //!
-//! And the commits by which past epochs began, as long as they are known: a DS of another domain that was restored to an earlier
-//! state (QS-12) goes another way from there, and nothing else may tell so to a device that only listens. Owns the table
-//! `epochs`.
+//! The commits by which past epochs began are remembered here, too: a DS of another domain that was restored to an earlier state
+//! (QS-12) goes another way from there, and nothing else may tell so to a device that only listens. Owns the table `epochs`.
 
 use std::time::Duration;
 

@@ -29,12 +29,13 @@ use crate::{
     error::{Error, Rejection},
     event::{Event, Member},
     identity, mls,
+    options::Options,
     profile::{self, SharedProfileKey, Source},
     store::Tx,
 };
 
 /// Lets a message take effect.
-pub(crate) fn receive(tx: &Tx<'_>, queued: &MlsMessage) -> Result<(), Rejection> {
+pub(crate) fn receive(tx: &Tx<'_>, queued: &MlsMessage, options: &Options) -> Result<(), Rejection> {
     let message: ProtocolMessage = match mls::parse(queued.as_bytes()) {
         Some(MlsMessageBodyIn::PublicMessage(message)) => message.into(),
         Some(MlsMessageBodyIn::PrivateMessage(message)) => message.into(),
@@ -54,7 +55,7 @@ pub(crate) fn receive(tx: &Tx<'_>, queued: &MlsMessage) -> Result<(), Rejection>
     };
     let strayed = matches!(strayed::state(tx, &id)?, strayed::State::Strayed | strayed::State::ByHand);
     let is_handshake = message.is_handshake_message();
-    let received = receive_in(tx, group, message);
+    let received = receive_in(tx, group, message, options);
     if received.is_ok() && is_handshake && outstanding::holds(tx, &id, Kind::Rejoin)? {
         // It may have come before this device's coming back, which is too late then.
         onlooker::keep(tx, queued)?;
@@ -66,13 +67,18 @@ pub(crate) fn receive(tx: &Tx<'_>, queued: &MlsMessage) -> Result<(), Rejection>
     }
 }
 
-fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> Result<(), Rejection> {
-    let id = group.id.clone();
+fn receive_in(
+    tx: &Tx<'_>,
+    mut group: GroupState,
+    message: ProtocolMessage,
+    options: &Options,
+) -> Result<(), Rejection> {
+    let (id, members) = (group.id.clone(), group.size());
     let (epoch, is_handshake) = (message.epoch().as_u64(), message.is_handshake_message());
     if epoch < group.epoch() {
         if is_handshake {
             if group.is_another_way(tx, &message)? {
-                strayed::suspect(tx, &id)?;
+                strayed::suspect(tx, &id, members, options)?;
             }
             return Ok(()); // Else it is a repeat of what was processed.
         }
@@ -80,7 +86,7 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
             return receive_content(tx, &group, epoch, sender, &content);
         }
     }
-    let (known, members) = (group.epoch(), group.size());
+    let known = group.epoch();
     let strays = |by_hand, reason: String| Rejection::Stray { group: id.clone(), by_hand, members, reason };
     let is_commit = message.content_type() == ContentType::Commit;
     if epoch.checked_sub(1) == Some(known) && group.mls.pending_commit().is_some() {
@@ -113,7 +119,7 @@ fn receive_in(tx: &Tx<'_>, mut group: GroupState, message: ProtocolMessage) -> R
                 // The own homeserver tells that it was restored; and a coming back may be too late.
                 Rejection::Invalid(reason)
             } else {
-                Rejection::Unfit { group: id, reason }
+                Rejection::Unfit { group: id, members, reason }
             });
         }
     };

@@ -40,7 +40,8 @@ pub(super) fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKe
          ON CONFLICT (group_id) DO UPDATE
          SET title = excluded.title, titled = 0, leaf_key = excluded.leaf_key, active = 1, entering = 0,
              blocked = 0, introduce = 0, committed = excluded.committed, attributes_key = NULL,
-             attributes = x'', proposed = NULL, leaving = 0, successor = NULL, server_key = NULL",
+             attributes = x'', proposed = NULL, leaving = 0, successor = NULL, server_key = NULL,
+             joined = NULL",
         params![id.to_mls(), title, leaf_key.as_bytes(), integer(tx.now())],
     )?;
     Ok(())
@@ -90,6 +91,18 @@ pub(super) fn set_arrived(tx: &Tx<'_>, id: &GroupId, epoch: u64) -> Result<()> {
 pub(super) fn arrived(tx: &Tx<'_>, id: &GroupId) -> Result<u64> {
     let sql = "SELECT arrived FROM groups WHERE group_id = ?1";
     Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
+}
+
+/// Notes the epoch in which this device joined and who was there, in CBOR; `None`: nothing is to be compared with that any more.
+pub(super) fn set_joined(tx: &Tx<'_>, id: &GroupId, joined: Option<&[u8]>) -> Result<()> {
+    tx.sql().execute("UPDATE groups SET joined = ?2 WHERE group_id = ?1", params![id.to_mls(), joined])?;
+    Ok(())
+}
+
+/// The epoch in which this device joined and who was there.
+pub(super) fn joined(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Vec<u8>>> {
+    let sql = "SELECT joined FROM groups WHERE group_id = ?1";
+    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
 }
 
 /// Whether this device left the group by its user's will.

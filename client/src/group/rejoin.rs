@@ -39,7 +39,13 @@ use crate::{
 };
 
 const UNEXPECTED: &str = "the group info or tree is malformed";
-const OLDER: &str = "the server shows it as it was before this device was told of it";
+const BEFORE_TOLD: &str = "the server shows it as it was before this device was told of it";
+const BEFORE_KNOWN: &str = "the server shows it as it was before this device knew it last";
+
+/// Whether a device does not come into a group since the DS shows an epoch before that of which another device told.
+pub(crate) fn is_before_told(error: &Error) -> bool {
+    matches!(error, Error::Mls { reason, .. } if reason == BEFORE_TOLD)
+}
 
 /// How a group differs at the server from what this device knew of it.
 #[derive(Debug, Clone, Default)]
@@ -50,7 +56,8 @@ pub struct Differences {
     /// Devices that are admins' now and were not.
     pub admins: Vec<Member>,
     /// Further devices of members that were known, and of this user: the AS confirmed whose they are, or a device that was
-    /// known let them into its user's place by a commit that it signed. And devices of users whom an admin added by such a one.
+    /// known let them into its user's place by a commit that it signed. Devices of users whom an admin added by such a commit
+    /// are among them.
     pub added: Vec<Member>,
     /// Devices that are no members any more.
     pub removed: Vec<Member>,
@@ -235,8 +242,11 @@ impl GroupState {
             _ => None,
         };
         let own_epoch = old.as_ref().filter(|_| leaving.is_some()).map_or(0, Self::epoch);
-        if Self::epoch_of(current)? < handover.epoch.max(own_epoch) {
-            return Err(Error::mls("cannot come into the group")(OLDER));
+        let shown_at = Self::epoch_of(current)?;
+        for (known, reason) in [(handover.epoch, BEFORE_TOLD), (own_epoch, BEFORE_KNOWN)] {
+            if shown_at < known {
+                return Err(Error::mls("cannot come into the group")(reason));
+            }
         }
         let content = if moves { record::attributes(tx, &id)? } else { Vec::new() };
         let before = old.as_ref().map(Before::of).transpose()?.unwrap_or_default();
@@ -261,7 +271,7 @@ impl GroupState {
             Some(old) => leaf::forget_key(tx, &old.leaf.public_key())?,
             None => {}
         }
-        record::retitle(tx, &id, &handover.title, handover.titled, Self::epoch_of(current)?)?;
+        record::retitle(tx, &id, &handover.title, handover.titled, shown_at)?;
         record::set_attributes(tx, &id, &content)?;
         if let Some(key) = handover.attributes_key {
             record::keep_attributes_key(tx, &id, &key)?;

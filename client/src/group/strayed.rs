@@ -19,8 +19,10 @@ use crate::{
 
 const DAY: u64 = 24 * 60 * 60;
 /// The shortest pause, in seconds, before a group is looked at for a message that anybody in it may have made up: each look
-/// costs the DS the whole tree.
+/// costs the DS the whole tree. It doubles up to a day while the looks find nothing.
 const SUSPICION: u64 = 60 * 60;
+/// Seconds after which looks that found nothing make no pause longer any more, if no such message came meanwhile.
+const FORGIVEN: u64 = 2 * DAY;
 /// The pause before the second attempt, in units of [`Options::return_after`]; each further one is
 /// four times as long.
 const SECOND: u64 = 30;
@@ -114,8 +116,8 @@ pub(crate) fn lost_at(tx: &Tx<'_>, domain: &Domain) -> Result<()> {
 }
 
 /// Notes that a message does not fit to a group as this device knows it: the DS was restored (QS-12), or a member or a server
-/// made the message up. The group is looked at, but not again and again for such messages.
-pub(crate) fn suspect(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// made the message up. The group is looked at, but not again and again for such messages, nor by all members at one moment.
+pub(crate) fn suspect(tx: &Tx<'_>, id: &GroupId, members: usize, options: &Options) -> Result<()> {
     let row = find(tx, id)?;
     // One that is behind is looked at from time to time.
     if row.as_ref().is_some_and(|row| row.state != State::Follows) {
@@ -124,8 +126,17 @@ pub(crate) fn suspect(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let attempts = recent_attempts(tx, row.as_ref());
     // A clock that was ahead once does not put it off.
     let last = row.map(|row| row.since).filter(|since| *since <= tx.now());
-    let due = last.map_or(tx.now(), |last| tx.now().max(last.saturating_add(SUSPICION)));
-    put(tx, id, &Row { state: State::Doubtful, since: due, attempts, due })
+    let in_vain = match last {
+        Some(last) if tx.now() < last.saturating_add(FORGIVEN) => looks_in_vain(tx, id)?,
+        _ => 0,
+    };
+    let wait = SUSPICION.saturating_mul(2u64.saturating_pow(in_vain.saturating_sub(1))).min(DAY);
+    let due = last.map_or(tx.now(), |last| tx.now().max(last.saturating_add(wait)));
+    let due = due.saturating_add(pause(0, members, options.return_after));
+    put(tx, id, &Row { state: State::Doubtful, since: due, attempts, due })?;
+    let sql = "UPDATE strayed SET in_vain = ?2 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), in_vain.saturating_add(1)])?;
+    Ok(())
 }
 
 /// Notes that changes of a group are on their way here. Returns false once none came for a day, and where this device was told
@@ -136,7 +147,8 @@ pub(crate) fn wait(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
         return Ok(false);
     }
     let attempts = recent_attempts(tx, row.as_ref());
-    let since = row.filter(|row| row.state == State::Behind).map_or(tx.now(), |row| row.since);
+    let is_known = |row: &Row| row.state == State::Behind && row.since <= tx.now();
+    let since = row.filter(is_known).map_or(tx.now(), |row| row.since);
     let waited = tx.now().saturating_sub(since);
     if waited >= DAY {
         return Ok(false);
@@ -176,7 +188,7 @@ pub(crate) fn failed(
 pub(super) fn back(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let attempts = find(tx, id)?.map_or(0, |row| row.attempts).saturating_add(1);
     put(tx, id, &Row { state: State::Follows, since: tx.now(), attempts, due: 0 })?;
-    tx.sql().execute("UPDATE strayed SET broken = 0 WHERE group_id = ?1", [id.to_mls()])?;
+    tx.sql().execute("UPDATE strayed SET broken = 0, in_vain = 0 WHERE group_id = ?1", [id.to_mls()])?;
     Ok(())
 }
 
@@ -199,17 +211,23 @@ pub(crate) fn state(tx: &Tx<'_>, id: &GroupId) -> Result<State> {
 /// Whether this device may try to come back now because its user asks for something: when its time
 /// has come, or when it did not try lately.
 pub(crate) fn may_try(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
-    let may = |row: Row| row.state != State::ByHand && (row.attempts == 0 || row.due <= tx.now());
+    let may = |row: Row| row.state != State::ByHand && (row.attempts == 0 || has_come(row.due, tx.now()));
     Ok(find(tx, id)?.is_none_or(may))
+}
+
+/// Whether a time has come. One far in the future was noted by a clock that was wrong.
+fn has_come(due: u64, now: u64) -> bool {
+    due <= now || due > now.saturating_add(2 * DAY)
 }
 
 /// The groups in which it is time to look, or to come back.
 pub(crate) fn due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
-    let sql = "SELECT group_id FROM strayed WHERE state IN (1, 2, 4, 5) AND due <= ?1";
+    let sql = "SELECT group_id, due FROM strayed WHERE state IN (1, 2, 4, 5)";
     let mut statement = tx.sql().prepare_cached(sql)?;
-    let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
-    let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut ids = rows.collect::<Result<Vec<(Vec<u8>, u64)>, _>>()?;
+    ids.retain(|(_, due)| has_come(*due, tx.now()));
+    ids.iter().map(|(id, _)| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }
 
 /// How long it is until the next time comes, of those that did not come before a time (seconds since 1970).
@@ -222,6 +240,13 @@ pub(crate) fn next_due(tx: &Tx<'_>, since: u64) -> Result<Option<Duration>> {
 /// How often this device came back lately; having come back long ago does not make it later.
 fn recent_attempts(tx: &Tx<'_>, row: Option<&Row>) -> u32 {
     row.filter(|row| tx.now() < row.since.saturating_add(DAY)).map_or(0, |row| row.attempts)
+}
+
+/// How many looks there were for messages that anybody may have made up, since this device came back last.
+fn looks_in_vain(tx: &Tx<'_>, id: &GroupId) -> Result<u32> {
+    let sql = "SELECT in_vain FROM strayed WHERE group_id = ?1";
+    let looks: Option<u32> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
+    Ok(looks.unwrap_or_default())
 }
 
 /// Seconds before the next attempt. The first one's comes within a unit for each member.
@@ -297,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_looked_at_for_suspicious_messages_at_once_and_then_an_hour_apart() {
+    fn a_group_is_looked_at_for_suspicious_messages_at_once_and_then_ever_more_seldom() {
         let home = tempfile::tempdir().unwrap();
         let id = GroupId::new([7; 16], "other.example".parse().unwrap());
         drop(Store::create(home.path(), &Options::default()).unwrap());
@@ -307,30 +332,86 @@ mod tests {
         };
         let is_due = |minutes| !after(minutes).read(due).unwrap().is_empty();
         let looks = |minutes| after(minutes).write(|tx| clear(tx, &id)).unwrap();
-        let suspects = |minutes| after(minutes).write(|tx| suspect(tx, &id)).unwrap();
+        let suspects = |minutes| after(minutes).write(|tx| suspect(tx, &id, 0, &Options::default())).unwrap();
         suspects(0);
         assert!(is_due(0));
-        looks(0);
-        for minutes in [1, 30, 59] {
-            suspects(minutes);
-            assert!(!is_due(minutes), "however many come");
+        let mut last = 0;
+        for hours in [1, 2, 4, 8, 16, 24, 24] {
+            looks(last);
+            for minutes in [1, 30, 58] {
+                suspects(last + minutes);
+                assert!(!is_due(last + minutes), "however many come");
+            }
+            let next = last + hours * 60;
+            assert!(!is_due(next - 1), "not within {hours} h");
+            assert!(is_due(next + 1), "the last one is not forgotten");
+            last = next;
         }
-        assert!(is_due(61), "the last one is not forgotten");
-        looks(61);
-        suspects(62);
-        assert!(!is_due(62));
-        after(62).write(|tx| doubt(tx, &id)).unwrap();
-        assert!(is_due(62), "a better reason is another matter");
-        looks(62);
-        suspects(63);
-        after(63).write(|tx| lost(tx, &id)).unwrap();
-        assert!(is_due(63));
-        looks(63);
+        looks(last);
+        // What is quiet for days begins anew.
+        let later = last + 3 * 24 * 60;
+        for minutes in [later, later + 60, later + 3 * 60] {
+            suspects(minutes - 1);
+            assert!(is_due(minutes + 1));
+            looks(minutes + 1);
+        }
+        // The next wait would be of four hours, and the look finds something.
+        let found = later + 4 * 60;
+        after(found).write(|tx| back(tx, &id)).unwrap();
+        suspects(found + 1);
+        assert!(!is_due(found + 59) && is_due(found + 61));
+        looks(found + 61);
+        let now = found + 62;
+        suspects(now);
+        assert!(!is_due(now));
+        after(now).write(|tx| doubt(tx, &id)).unwrap();
+        assert!(is_due(now), "a better reason is another matter");
+        looks(now);
+        suspects(now + 1);
+        after(now + 1).write(|tx| lost(tx, &id)).unwrap();
+        assert!(is_due(now + 1));
+        looks(now + 1);
         // A clock that was ahead for a year.
-        after(500_000).write(|tx| suspect(tx, &id)).unwrap();
+        suspects(500_000);
         looks(500_000);
-        suspects(64);
-        assert!(is_due(64));
+        suspects(now + 2);
+        assert!(is_due(now + 2));
+    }
+
+    #[test]
+    fn members_do_not_all_look_at_a_group_at_one_moment_for_a_message_that_came_to_all() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let before = store.now();
+        for number in 0..100 {
+            let id = GroupId::new([number; 16], "x.example".parse().unwrap());
+            store.write(|tx| suspect(tx, &id, 1000, &Options::default())).unwrap();
+        }
+        let sql = "SELECT count(DISTINCT due), min(due), max(due) FROM strayed";
+        let (times, first, last): (u64, u64, u64) = store
+            .read(|tx| Ok(tx.sql().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?))
+            .unwrap();
+        assert!(times > 10 && first >= before && last <= store.now() + 1000, "{times} {first} {last}");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_puts_off_no_way_back() {
+        let home = tempfile::tempdir().unwrap();
+        let id = GroupId::new([7; 16], "other.example".parse().unwrap());
+        drop(Store::create(home.path(), &Options::default()).unwrap());
+        let options = Options { return_after: Duration::from_secs(1000), ..Options::default() };
+        let store = |days: i64| {
+            let clock = Clock::ahead_by(days * 24 * 60 * 60);
+            Store::open(home.path(), &Options { clock, ..options.clone() }).unwrap()
+        };
+        let fails =
+            |days| store(days).write(|tx| failed(tx, &id, 2, &Error::CannotFollow, &options)).unwrap();
+        let is_due = || store(0).read(|tx| Ok((!due(tx)?.is_empty(), may_try(tx, &id)?))).unwrap();
+        store(365).write(|tx| lost(tx, &id)).unwrap();
+        fails(365);
+        assert_eq!(is_due(), (true, true));
+        fails(0);
+        assert_eq!(is_due(), (false, false), "a pause is one");
     }
 
     #[test]

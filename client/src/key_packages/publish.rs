@@ -101,7 +101,7 @@ pub(crate) fn forget_count(tx: &Tx<'_>) -> Result<()> {
 
 async fn is_due(store: &Store, api: &Api, friendship: &Friendship, last: Option<&LastTimes>) -> Result<bool> {
     let Some(last) = last else { return Ok(true) };
-    // What was published by a clock that was ahead is good for nobody before that time.
+    // KeyPackages that were published by a clock that was ahead are good for nobody before that time.
     if !is_recent(last.published, RENEW_AFTER, store.now()) {
         return Ok(true);
     }

@@ -21,12 +21,14 @@ use crate::{
 
 /// How long changes of a group that are on their way from another homeserver are waited for.
 const ON_THE_WAY: Duration = Duration::from_secs(3);
-/// The most users about whom the AS is asked in vain in one attempt to come back.
+/// The same in all, however many of them come: a member can commit without end.
+const ALL_ON_THE_WAY: Duration = Duration::from_secs(30);
+/// The most users about whom the AS is asked in vain in one attempt to come back, or in.
 const MOST_ASKED_IN_VAIN: usize = 12;
 
-/// Users about whom the AS was asked in an attempt to come back.
+/// Users about whom the AS was asked in an attempt to come back, or in.
 #[derive(Debug, Default)]
-struct Asked {
+pub(super) struct Asked {
     users: BTreeSet<UserName>,
     /// How many of them it did not show to be whom strangers say they are.
     in_vain: usize,
@@ -38,6 +40,30 @@ impl Asked {
     /// which each member of a group is at some time.
     fn takes(&mut self, user: &UserName) -> bool {
         self.in_vain < MOST_ASKED_IN_VAIN && self.users.insert(user.clone())
+    }
+}
+
+/// A wait for changes of a group: for a while, which begins anew with each epoch that comes, and for so long in all.
+struct Wait {
+    pause: Duration,
+    /// The end of the while.
+    next: Deadline,
+    end: Deadline,
+    /// The last epoch that came.
+    epoch: Option<u64>,
+}
+
+impl Wait {
+    fn new(pause: Duration, all: Duration) -> Self {
+        Self { pause, next: Deadline::after(pause), end: Deadline::after(all), epoch: None }
+    }
+
+    /// The rest of the wait of a device that is in this epoch; zero when it is over.
+    fn left(&mut self, epoch: u64) -> Duration {
+        if self.epoch != Some(epoch) {
+            (self.next, self.epoch) = (Deadline::after(self.pause), Some(epoch));
+        }
+        self.next.left().min(self.end.left())
     }
 }
 
@@ -62,7 +88,7 @@ impl Session {
                 return Ok(());
             }
             (strayed::State::Doubtful, ..) => true,
-            // What is said in an epoch that the DS does not have any more is heard by nobody.
+            // Nobody hears what is said in an epoch that the DS does not have any more.
             (strayed::State::Strayed | strayed::State::Lost, may_try, _) => may_try,
             (strayed::State::ByHand, ..) => false,
         };
@@ -182,8 +208,8 @@ impl Session {
     }
 
     /// Waits while this device is behind a group at another homeserver, whose messages may come later than its answers: for
-    /// some seconds, which begin anew with each commit that comes. Returns whether it still is, and may catch up; false for a
-    /// group at the own homeserver, where all that an answer tells of is in the queue.
+    /// some seconds, which begin anew with each commit that comes, and for [`ALL_ON_THE_WAY`] at most. Returns whether it still
+    /// is, and may catch up; false for a group at the own homeserver, where all that an answer tells of is in the queue.
     pub(super) async fn misses_what_is_on_the_way(
         &self,
         step: &Step<'_>,
@@ -193,7 +219,7 @@ impl Session {
         if *id.domain() == self.api.origin {
             return Ok(false);
         }
-        let (mut deadline, mut last) = (Deadline::after(ON_THE_WAY), None);
+        let mut wait = Wait::new(ON_THE_WAY, ALL_ON_THE_WAY);
         loop {
             let missing = self.store.read(|tx| {
                 let strayed =
@@ -204,13 +230,12 @@ impl Session {
                 };
                 Ok((!strayed && is_behind(&group)).then(|| group.epoch()))
             })?;
-            if missing.is_none() || last == missing && deadline.is_over() {
-                return Ok(missing.is_some());
+            let Some(epoch) = missing else { return Ok(false) };
+            let left = wait.left(epoch);
+            if left.is_zero() {
+                return Ok(true);
             }
-            if last != missing {
-                (deadline, last) = (Deadline::after(ON_THE_WAY), missing);
-            }
-            let dequeued = self.poll(QueueKind::Group, deadline.left()).await?;
+            let dequeued = self.poll(QueueKind::Group, left).await?;
             self.process(step, QueueKind::Group, &dequeued).await?;
         }
     }
@@ -286,7 +311,12 @@ impl Session {
 
 /// Asks the AS about strangers: first about the users of whom one may be a further device, which is no stranger then. About the
 /// others a person judges, who is told whether they are confirmed. Returns false where nobody is left to ask about.
-async fn ask_about(api: &Api, store: &Store, differences: &Differences, asked: &mut Asked) -> Result<bool> {
+pub(super) async fn ask_about(
+    api: &Api,
+    store: &Store,
+    differences: &Differences,
+    asked: &mut Asked,
+) -> Result<bool> {
     let unverified = differences.strangers.iter().filter(|member| !member.verified);
     let others = unverified.filter_map(|member| member.user.as_ref());
     let mut is_news = false;
@@ -322,6 +352,21 @@ mod tests {
     fn stranger(number: usize) -> Member {
         let [leaf_key, client_key] = [(); 2].map(|()| SigningKey::generate().public_key());
         Member { leaf_key, client_key: Some(client_key), user: Some(user(number)), verified: false }
+    }
+
+    #[test]
+    fn commits_that_keep_coming_make_no_wait_longer_than_it_is_in_all() {
+        let hour = Duration::from_secs(60 * 60);
+        let mut endless = Wait::new(hour, Duration::ZERO);
+        assert!((0..10).all(|epoch| endless.left(epoch).is_zero()));
+        let mut wait = Wait::new(hour, 2 * hour);
+        assert!(!wait.left(7).is_zero());
+        // The while is over, and all of it is not: a commit has it begin anew.
+        wait.next = Deadline::after(Duration::ZERO);
+        assert!(wait.left(7).is_zero());
+        assert!(!wait.left(8).is_zero());
+        wait.end = Deadline::after(Duration::ZERO);
+        assert!(wait.left(9).is_zero());
     }
 
     #[tokio::test]

@@ -1,27 +1,23 @@
 //! Coming into a group that another device of this user handed over (DS-7).
 
-use std::collections::BTreeSet;
-
 use postern_protocol::{
     ds::{CurrentGroup, GroupId},
-    name::UserName,
     qs::QueueKind,
 };
 
-use super::{ATTEMPTS, Fate};
+use super::{
+    ATTEMPTS, Fate,
+    come_back::{self, Asked},
+};
 use crate::{
     elsewhere,
-    error::{Error, Result, UNPAID_RETRY, goes_on},
+    error::{Error, Result, UNPAID_RETRY},
     event::Event,
     group::{self, Differences, GroupHandover, GroupState, Kind, PendingEntry, strayed},
-    identity,
     mailbox::{Queue, add_addresses},
     session::Session,
     store::{Step, Tx},
 };
-
-/// The most users about whom the AS is asked in one attempt to come in.
-const MOST_ASKED_ABOUT: usize = 12;
 
 impl Session {
     /// Comes into a group that another device of this user handed over (DS-7).
@@ -61,7 +57,7 @@ impl Session {
         // read there is read now.
         self.settle(step, id).await?;
         self.drain(step, QueueKind::Group).await?;
-        let mut asked = BTreeSet::new();
+        let mut asked = Asked::default();
         let has_to_leave = |tx: &Tx<'_>| match GroupState::load(tx, id) {
             Ok(group) => Ok(!group.is_leaving() && !group::is_entering(tx, id)?),
             Err(Error::NotMember | Error::UnknownGroup(_)) => Ok(false),
@@ -102,7 +98,7 @@ impl Session {
         &self,
         entry: &PendingEntry,
         accepted: &Differences,
-        asked: &mut BTreeSet<UserName>,
+        asked: &mut Asked,
     ) -> Result<()> {
         let mut met = None;
         for _ in 0..ATTEMPTS {
@@ -127,32 +123,13 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Strangers`] where nobody is left to ask about.
-    async fn ask_about(
-        &self,
-        differences: Box<Differences>,
-        asked: &mut BTreeSet<UserName>,
-    ) -> Result<Box<Differences>> {
-        let unasked = to_ask_about(differences.users_to_ask_about(), asked);
-        if unasked.is_empty() {
-            return Err(Error::Strangers(differences));
-        }
-        for user in unasked {
-            goes_on(identity::look_up(&self.api, &self.store, &user).await.map(drop))?;
-        }
-        Ok(differences)
-    }
-}
-
-/// Those of the users about whom the AS was not asked in this attempt, as far as it is asked at all: a server can show any number
-/// of strangers.
-fn to_ask_about(users: &[UserName], asked: &mut BTreeSet<UserName>) -> Vec<UserName> {
-    let mut unasked = Vec::new();
-    for user in users {
-        if asked.len() < MOST_ASKED_ABOUT && asked.insert(user.clone()) {
-            unasked.push(user.clone());
+    async fn ask_about(&self, differences: Box<Differences>, asked: &mut Asked) -> Result<Box<Differences>> {
+        if come_back::ask_about(&self.api, &self.store, &differences, asked).await? {
+            Ok(differences)
+        } else {
+            Err(Error::Strangers(differences))
         }
     }
-    unasked
 }
 
 /// Takes note of an attempt to come into a group that failed: the next one comes later, unless it is others who came first, or
@@ -178,6 +155,9 @@ fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
             coming_in: true,
         }
         .record(tx)?;
+    }
+    if group::is_before_told(error) {
+        group::fall_back(tx, id)?;
     }
     // The commit that was sent may be accepted yet: its address stays.
     if !error.is_final() || GroupState::awaits(tx, id, Kind::Rejoin)? {
@@ -259,17 +239,6 @@ mod tests {
         };
         assert_eq!([(); 9].map(|()| meets()), [0, 0, 0, 0, 0, 0, 1, 1, 1]);
         assert!(waited > 20 * 60, "another device had {waited} s to tell of who came");
-    }
-
-    #[test]
-    fn the_as_is_asked_about_each_user_once_and_about_a_dozen_in_an_attempt() {
-        let users: Vec<UserName> =
-            (0..100).map(|number| format!("user{number}@x.example").parse().unwrap()).collect();
-        let mut asked = BTreeSet::new();
-        assert_eq!(to_ask_about(&users[..2], &mut asked), users[..2]);
-        assert_eq!(to_ask_about(&users[..3], &mut asked), users[2..3]);
-        assert_eq!(to_ask_about(&users, &mut asked), users[3..MOST_ASKED_ABOUT]);
-        assert!(to_ask_about(&users, &mut asked).is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use postern_protocol::{
 };
 
 use super::{
-    super::{join_at_last, late_welcomes},
+    super::{forget_early, join_at_last, late_welcomes, strayed},
     devices::{bring_in, device_apart, device_of, keep_own_devices},
     rights::{haunted, haunted_unread},
     *,
@@ -170,6 +170,92 @@ fn a_further_device_does_not_join_a_group_that_the_server_made_up_either() {
     }
 }
 
+/// The server shows the group as a member knows it who was there then, and adds the device there.
+#[test]
+fn a_further_device_joins_no_group_that_is_older_than_what_it_was_told_of() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let older = mallory.copy();
+    for _ in 0..2 {
+        let update = alice.stage(&id, &Change::Update).message;
+        alice.confirm(&id);
+        bob.receive(&update).unwrap();
+    }
+    let (tablet, groups) = (device_of(&bob, &issuer), bob.store.read(handover).unwrap());
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    let welcome = older.add_freely(&id, &tablet.offer_to(&older));
+    assert_eq!(older.epoch(&id) + 1, bob.epoch(&id));
+    takes_welcome(&tablet, &welcome, older.tree(&id));
+    assert!(!is_in(&tablet, &id), "all that are there are known, and it is not the group as it is");
+    assert_eq!(waiting(&tablet), 1);
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+    alice.receive(&tablet.outstanding(&id).unwrap().message).unwrap();
+}
+
+/// The letter that tells of the true group comes after the Welcome to the other one, with all members in it and a ghost.
+#[test]
+fn a_device_in_a_group_that_the_server_made_up_tells_its_user_once_it_hears_of_the_true_one() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let (copy, tablet) = (mallory.copy(), device_of(&bob, &issuer));
+    let ghost = person("ghost", &issuer).offer_to(&copy);
+    copy.add_freely(&id, &ghost);
+    // In a place to which the other device is to come.
+    let welcome = copy.add_freely(&id, &tablet.offer_as(Pseudonym([0; 16]), &copy));
+    takes_welcome(&tablet, &welcome, copy.tree(&id));
+    assert!(is_in(&tablet, &id), "it was told of none");
+    tablet.events();
+    let hears = || {
+        let told = bob.store.read(handover).unwrap().remove(0);
+        tablet.store.write(|tx| take_over(tx, std::slice::from_ref(&told))).unwrap();
+        let strangers = |event: Event| match event {
+            Event::Strangers { strangers, coming_in, .. } => {
+                let leaf_keys: Vec<_> = strangers.iter().map(|member| member.leaf_key).collect();
+                Some((leaf_keys, coming_in))
+            }
+            _ => None,
+        };
+        let found: Vec<_> = tablet.events().into_iter().filter_map(strangers).collect();
+        (found, tablet.store.read(|tx| strayed::state(tx, &id)).unwrap())
+    };
+    // The ghost may have come after the letter.
+    assert!(bob.epoch(&id) < tablet.epoch(&id));
+    assert_eq!(hears(), (vec![(vec![ghost], true)], strayed::State::Follows));
+    for _ in 0..2 {
+        let updates = [&alice, &copy].map(|member| member.stage(&id, &Change::Update).message);
+        for member in [&alice, &copy] {
+            member.confirm(&id);
+        }
+        bob.receive(&updates[0]).unwrap();
+        tablet.receive(&updates[1]).unwrap();
+    }
+    // It was there before the letter.
+    assert_eq!(hears(), (vec![(vec![ghost], false)], strayed::State::ByHand));
+    assert_eq!(hears(), (vec![], strayed::State::ByHand), "once");
+}
+
+#[test]
+fn of_members_that_came_after_a_letter_was_written_a_device_in_the_group_tells_nothing() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let apart = device_apart(&bob, &alice, [&bob, &mallory], &id, &issuer);
+    let [bobs, aparts] = [&bob, &apart].map(|device| device.store.read(handover).unwrap().remove(0));
+    let addition = alice.add(&id, &[&person("carol", &issuer)]);
+    for device in [&bob, &apart] {
+        device.receive(&addition).unwrap();
+        device.events();
+    }
+    // One of them is to come to where the other one is, and that one compares.
+    for (device, told) in [(&bob, &aparts), (&apart, &bobs)] {
+        device.store.write(|tx| take_over(tx, std::slice::from_ref(told))).unwrap();
+        assert!(device.events().is_empty());
+        assert_eq!(device.store.read(|tx| strayed::state(tx, &id)).unwrap(), strayed::State::Follows);
+    }
+    let is_to_enter =
+        |device: &Person| device.store.read(|tx| crate::group::is_due_to_enter(tx, &id)).unwrap();
+    assert_ne!(is_to_enter(&bob), is_to_enter(&apart));
+}
+
 #[test]
 fn a_device_whose_user_has_it_stay_out_does_not_join_later_by_a_welcome_that_waited() {
     let issuer = SigningKey::generate();
@@ -221,6 +307,32 @@ fn a_device_that_is_to_come_in_joins_by_a_welcome_once_it_was_told_of_all_that_a
         laptop.receive(&message).unwrap();
     }
     assert_eq!(laptop.texts(), ["to all"]);
+}
+
+#[test]
+fn a_device_that_came_in_by_itself_tells_nothing_of_a_welcome_that_waited() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], id) = three(&issuer);
+    let (tablet, groups) = (device_of(&bob, &issuer), bob.store.read(handover).unwrap());
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    bob.receive(&alice.add(&id, &[&person("carol", &issuer)])).unwrap();
+    let addition = alice.stage(&id, &Change::Add(vec![tablet.offer_to(&alice)]));
+    alice.confirm(&id);
+    bob.receive(&addition.message).unwrap();
+    takes_welcome(&tablet, &addition.welcome.unwrap(), alice.tree(&id));
+    tablet.receive(&alice.say(&id, "to all")).unwrap();
+    assert_eq!(waiting(&tablet), 1);
+    tablet.events();
+
+    let groups = bob.store.read(handover).unwrap();
+    tablet.store.write(|tx| take_over(tx, &groups)).unwrap();
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+    tablet.confirm(&id);
+    tablet.store.write(forget_early).unwrap();
+    assert_eq!(waiting(&tablet), 0);
+    let events = tablet.events();
+    assert!(events.iter().any(|event| matches!(event, Event::Joined { .. })), "{events:?}");
+    assert!(!events.iter().any(|event| matches!(event, Event::Ignored { .. })), "{events:?}");
 }
 
 #[test]
@@ -321,6 +433,53 @@ fn a_device_comes_into_no_group_that_is_older_than_what_it_was_told_of() {
     let refused = moves(&older).unwrap_err();
     assert!(matches!(refused, Error::Mls { .. }), "{refused}");
     moves(&alice.shown(&id)).unwrap();
+}
+
+/// Both letters, and one of a device that was idle, came before the first attempt.
+#[test]
+fn a_device_that_was_offline_while_the_server_was_restored_comes_into_the_group_as_it_is_then() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let (alice_then, bob_then) = (alice.copy(), bob.copy());
+    let told = |by: &Person| by.store.read(handover).unwrap();
+    let commits = |by: &Person, others: &[&Person]| {
+        let update = by.stage(&id, &Change::Update).message;
+        by.confirm(&id);
+        others.iter().for_each(|other| other.receive(&update).unwrap());
+    };
+    let idle = told(&bob);
+    for _ in 0..2 {
+        commits(&alice, &[&bob, &mallory]);
+    }
+    let in_the_lost_time = told(&bob);
+    commits(&alice, &[&bob, &mallory]);
+    let lost = told(&bob);
+    // The server was restored, and Bob's phone is back there.
+    commits(&alice_then, &[&bob_then]);
+    let back = told(&bob_then);
+    let shown = alice_then.shown(&id);
+    for (letters, refusals) in
+        [([&lost, &back, &idle], 1), ([&lost, &in_the_lost_time, &back], 2), ([&idle, &lost, &back], 1)]
+    {
+        let tablet = device_of(&bob, &issuer);
+        letters.iter().for_each(|groups| tablet.store.write(|tx| take_over(tx, groups)).unwrap());
+        for _ in 0..refusals {
+            let refused = comes_in(&tablet, &id, &shown, &Differences::default()).unwrap_err();
+            assert!(crate::group::is_before_told(&refused), "{refused}");
+            tablet.store.write(|tx| crate::group::fall_back(tx, &id)).unwrap();
+        }
+        comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
+        alice_then.copy().receive(&tablet.outstanding(&id).unwrap().message).unwrap();
+    }
+
+    // The group is as another device tells of it: an older word of it does not count.
+    let tablet = device_of(&bob, &issuer);
+    for groups in [&in_the_lost_time, &idle, &lost] {
+        tablet.store.write(|tx| take_over(tx, groups)).unwrap();
+    }
+    tablet.store.write(|tx| crate::group::fall_back(tx, &id)).unwrap();
+    let refused = comes_in(&tablet, &id, &shown, &Differences::default()).unwrap_err();
+    assert!(crate::group::is_before_told(&refused), "{refused}");
 }
 
 /// A member that commits after the group was handed over changes nothing about who comes in.

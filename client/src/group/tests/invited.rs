@@ -336,15 +336,10 @@ fn whose_key_package_expired_while_a_group_waits_gives_another() {
 /// A KeyPackage of nobody's that is good for so many more days.
 fn good_for(maker: &Person, days: u64) -> MlsMessage {
     let make = |tx: &Tx<'_>| {
-        let key = SigningKey::generate();
-        let credential = mls::credential(Pseudonym::random().0.to_vec(), key.public_key());
-        let bundle = KeyPackage::builder()
-            .key_package_lifetime(Lifetime::init(tx.now() - 60, tx.now() + days * 24 * 60 * 60))
-            .leaf_node_capabilities(mls::capabilities())
-            .leaf_node_extensions(leaf::extensions(&delivery(), &leaf::new_user_key(tx, 0)?)?)
-            .build(CIPHERSUITE, tx, &LeafSigner(&key), credential)
-            .unwrap();
-        mls::message_bytes(&MlsMessageOut::from(bundle.key_package().clone())).map(MlsMessage::new)
+        let extensions = leaf::extensions(&delivery(), &leaf::new_user_key(tx, 0)?)?;
+        let lifetime = Lifetime::init(tx.now() - 60, tx.now() + days * 24 * 60 * 60);
+        let made = key_package(tx, &Pseudonym::random().0, lifetime, extensions);
+        mls::message_bytes(&MlsMessageOut::from(made)).map(MlsMessage::new)
     };
     maker.store.write(make).unwrap()
 }

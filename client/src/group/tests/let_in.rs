@@ -1,4 +1,4 @@
-//! Who was let in by commits that a device could not follow, as far as their signatures prove it.
+//! Signatures prove who was let in by commits that a device could not follow.
 
 use openmls::prelude::LeafNodeIndex;
 
@@ -109,19 +109,13 @@ impl LateAddition {
     fn by(member: &Person, id: &GroupId, pseudonym: Pseudonym, seconds: u64) -> Self {
         let maker = member.copy();
         let make = |tx: &Tx<'_>| {
-            let (key, user_key) = (SigningKey::generate(), leaf::new_user_key(tx, 0)?);
-            let extensions = leaf::extensions(&delivery(), &user_key)?;
-            let credential = mls::credential(pseudonym.0.to_vec(), key.public_key());
+            let extensions = leaf::extensions(&delivery(), &leaf::new_user_key(tx, 0)?)?;
             let mut group = GroupState::load(tx, id)?;
             let signer = LeafSigner(&group.leaf);
             let end = tx.now() + seconds;
-            let bundle = KeyPackage::builder()
-                .key_package_lifetime(Lifetime::init(tx.now() - 10, end))
-                .leaf_node_capabilities(mls::capabilities())
-                .leaf_node_extensions(extensions)
-                .build(CIPHERSUITE, tx, &LeafSigner(&key), credential)
-                .unwrap();
-            let builder = group.mls.commit_builder().propose_adds([bundle.key_package().clone()]);
+            let lifetime = Lifetime::init(tx.now() - 10, end);
+            let added = key_package(tx, &pseudonym.0, lifetime, extensions);
+            let builder = group.mls.commit_builder().propose_adds([added]);
             let staged = builder.load_psks(tx.storage()).unwrap();
             let built = staged.build(tx.rand(), tx.crypto(), &signer, |_| true).unwrap();
             let (commit, ..) = built.stage_commit(tx).unwrap().into_messages();
@@ -158,7 +152,8 @@ fn who_reads_too_late_that_somebody_was_added_comes_back_by_itself_if_who_added_
     for (what, LateAddition { commit, shown, .. }, is_let_in) in &cases {
         for is_folded in [false, true] {
             let carol = carol.copy();
-            let received = carol.store.write(|tx| Ok(tx.attempt(|| receive(tx, commit)))).unwrap();
+            let receives = |tx: &Tx<'_>| Ok(tx.attempt(|| receive(tx, commit, &Options::default())));
+            let received = carol.store.write(receives).unwrap();
             let Err(Rejection::Stray { by_hand: false, members: 3, reason, .. }) = &received else {
                 panic!("{what}: {received:?}")
             };

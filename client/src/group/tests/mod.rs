@@ -13,7 +13,9 @@ mod rights;
 
 use std::{sync::Arc, time::Duration};
 
-use openmls::prelude::{Extensions, GroupContext, KeyPackage, LeafNodeParameters, Lifetime, NewSignerBundle};
+use openmls::prelude::{
+    Extensions, GroupContext, KeyPackage, LeafNode, LeafNodeParameters, Lifetime, NewSignerBundle,
+};
 use openmls_traits::OpenMlsProvider as _;
 use postern_api::Http;
 use postern_protocol::{
@@ -168,9 +170,10 @@ impl Person {
     }
 
     fn receive(&self, message: &MlsMessage) -> Result<(), String> {
+        let options = Options { return_after: Duration::ZERO, ..Options::default() };
         self.store
             .write(|tx| {
-                let received = tx.attempt(|| receive(tx, message));
+                let received = tx.attempt(|| receive(tx, message, &options));
                 if received.is_err() {
                     keep_unfollowed(tx, message)?;
                 }
@@ -372,6 +375,24 @@ impl Person {
         }
         submission.message
     }
+}
+
+/// A KeyPackage of a device that nobody knows, made by hand: with this identity in its credential, and these extensions of its
+/// leaf.
+fn key_package(
+    tx: &Tx<'_>,
+    identity: &[u8],
+    lifetime: Lifetime,
+    extensions: Extensions<LeafNode>,
+) -> KeyPackage {
+    let key = SigningKey::generate();
+    let bundle = KeyPackage::builder()
+        .key_package_lifetime(lifetime)
+        .leaf_node_capabilities(mls::capabilities())
+        .leaf_node_extensions(extensions)
+        .build(CIPHERSUITE, tx, &LeafSigner(&key), mls::credential(identity.to_vec(), key.public_key()))
+        .unwrap();
+    bundle.key_package().clone()
 }
 
 /// A change that a commit is to make, whether it may or not.

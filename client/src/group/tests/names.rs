@@ -607,7 +607,7 @@ fn of_members_that_were_looked_up_those_come_first_that_are_in_the_most_groups()
     alice.store.write(looked_up).unwrap();
     let users = || alice.store.read(crate::group::users_of_members).unwrap();
     assert_eq!(users(), [mallory.user.clone(), bob.user.clone()]);
-    // Which of them is whose device no lookup shows any more: they are members all the same.
+    // No lookup shows any more which of them is whose device: they are members all the same.
     alice.store.write(|tx| Ok(tx.sql().execute("DELETE FROM identities", [])?)).unwrap();
     assert_eq!(users(), [bob.user.clone(), mallory.user.clone()]);
 }

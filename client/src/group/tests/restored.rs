@@ -36,6 +36,12 @@ fn commits(member: &Person, id: &GroupId) -> MlsMessage {
     update.message
 }
 
+/// The effect of a message that comes to somebody.
+fn received(person: &Person, message: &MlsMessage) -> Result<(), Rejection> {
+    let receives = |tx: &Tx<'_>| Ok(tx.attempt(|| receive(tx, message, &Options::default())));
+    person.store.write(receives).unwrap()
+}
+
 fn state(person: &Person, id: &GroupId) -> strayed::State {
     person.store.read(|tx| strayed::state(tx, id)).unwrap()
 }
@@ -54,8 +60,8 @@ fn a_message_that_does_not_open_with_the_secrets_of_its_epoch_raises_a_doubt() {
     let Restored { bob, id, before, .. } = Restored::new();
     commits(&before, &id);
     let said = before.say(&id, "in another epoch");
-    let unfit = bob.store.write(|tx| Ok(tx.attempt(|| receive(tx, &said)))).unwrap();
-    let Err(Rejection::Unfit { group, .. }) = unfit else { panic!("{unfit:?}") };
+    let unfit = received(&bob, &said);
+    let Err(Rejection::Unfit { group, members: 2, .. }) = unfit else { panic!("{unfit:?}") };
     assert_eq!(group, id);
 }
 
@@ -67,7 +73,7 @@ fn what_comes_twice_or_late_raises_none() {
     alice.receive(&own).unwrap();
     let next = commits(&alice, &id);
     bob.receive(&next).unwrap();
-    // What the outbox of a homeserver sends again, and this device's own commit.
+    // The outbox of a homeserver sends them again, and this device gets its own commit.
     for message in [&lost[0], &lost[1], &own, &next] {
         bob.receive(message).unwrap();
     }
@@ -85,7 +91,7 @@ fn a_device_that_came_back_takes_nothing_that_was_on_its_way_for_another_way_of_
     for message in [&lost[0], &others[0], &others[1]] {
         bob.receive(message).unwrap();
     }
-    // Nor what a homeserver has of the time before.
+    // A homeserver has commits of the time before, which are no other way, either.
     bob.receive(&commits(&before, &id)).unwrap();
     assert_eq!(state(&bob, &id), strayed::State::Follows);
     bob.receive(&alice.say(&id, "all is well")).unwrap();
@@ -100,7 +106,7 @@ fn no_group_at_the_own_homeserver_is_doubted_for_such_messages() {
     bob.receive(&commits(&before, &id)).unwrap();
     assert_eq!(state(&bob, &id), strayed::State::Follows, "its queue tells");
     let said = before.say(&id, "in another epoch");
-    let ignored = bob.store.write(|tx| Ok(tx.attempt(|| receive(tx, &said)))).unwrap();
+    let ignored = received(&bob, &said);
     assert!(matches!(ignored, Err(Rejection::Invalid(_))), "{ignored:?}");
 }
 

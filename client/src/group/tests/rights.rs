@@ -219,16 +219,12 @@ pub(super) fn haunted(mallory: &Person, id: &GroupId, ghost: Option<&Person>, ad
 
 /// A device of which no comparison knows: its credential has no pseudonym, or its leaf no address.
 fn unread_device(tx: &Tx<'_>, has_pseudonym: bool) -> KeyPackage {
-    let (key, user_key) = (SigningKey::generate(), leaf::new_user_key(tx, 0).unwrap());
-    let mut builder = KeyPackage::builder()
-        .key_package_lifetime(mls::lifetime())
-        .leaf_node_capabilities(mls::capabilities());
-    if !has_pseudonym {
-        builder = builder.leaf_node_extensions(leaf::extensions(&delivery(), &user_key).unwrap());
+    if has_pseudonym {
+        return key_package(tx, &[7; 16], mls::lifetime(), Extensions::default());
     }
-    let identity = vec![7; if has_pseudonym { 16 } else { 15 }];
-    let credential = mls::credential(identity, key.public_key());
-    builder.build(CIPHERSUITE, tx, &LeafSigner(&key), credential).unwrap().key_package().clone()
+    let user_key = leaf::new_user_key(tx, 0).unwrap();
+    let extensions = leaf::extensions(&delivery(), &user_key).unwrap();
+    key_package(tx, &[7; 15], mls::lifetime(), extensions)
 }
 
 /// A commit that adds such a device; its maker applies it.
@@ -314,15 +310,8 @@ fn who_comes_back_accepts_no_stranger_and_no_new_admin_without_a_persons_consent
 
 /// A device in the place of the user with this pseudonym, which nobody knows yet.
 pub(super) fn unknown_device(tx: &Tx<'_>, pseudonym: Pseudonym, user_key: &UserKey) -> KeyPackage {
-    let key = SigningKey::generate();
     let extensions = leaf::extensions(&delivery(), user_key).unwrap();
-    let bundle = KeyPackage::builder()
-        .key_package_lifetime(mls::lifetime())
-        .leaf_node_capabilities(mls::capabilities())
-        .leaf_node_extensions(extensions)
-        .build(CIPHERSUITE, tx, &LeafSigner(&key), mls::credential(pseudonym.0.to_vec(), key.public_key()))
-        .unwrap();
-    bundle.key_package().clone()
+    key_package(tx, &pseudonym.0, mls::lifetime(), extensions)
 }
 
 /// Commits that nobody can follow: of new keys, then of an unknown device in the place of the user with this pseudonym; and

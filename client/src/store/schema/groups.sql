@@ -22,7 +22,9 @@ CREATE TABLE groups (
     successor BLOB,                     -- the MLS group id of the group that was founded in place of this one
     user_generation INTEGER,            -- the highest generation of the user's keys here that this device saw; null: of none
     server_key BLOB,                    -- the external sender's key that the server wants the group to have; null: its present one
-    arrived INTEGER NOT NULL DEFAULT 0  -- epoch: all that the DS took before it began has come here
+    arrived INTEGER NOT NULL DEFAULT 0, -- epoch: all that the DS took before it began has come here
+    joined BLOB                         -- the epoch in which this device joined by a Welcome, and a Roster of it, in CBOR. Null: it
+                                        -- came in otherwise, or its user was told that another device knows of others
 ) STRICT;
 
 -- Welcomes to groups of other domains whose DS could not be asked for the tree, and those to groups with others than this
@@ -71,7 +73,9 @@ CREATE TABLE strayed (
     since INTEGER NOT NULL,             -- seconds since 1970: when the state began, or begins
     attempts INTEGER NOT NULL,          -- at coming back, those that succeeded too; each makes the next wait longer
     due INTEGER NOT NULL,               -- seconds since 1970: when to look, or to come back
-    broken INTEGER NOT NULL             -- 1 once the user was told that it cannot come back
+    broken INTEGER NOT NULL,            -- 1 once the user was told that it cannot come back
+    in_vain INTEGER NOT NULL DEFAULT 0  -- looks for messages that anybody may have made up, since this device came back last; each
+                                        -- makes the next wait longer
 ) STRICT;
 
 -- Epochs of groups at other homeservers that this device was in since it came in, the last thousand of each group.
@@ -148,6 +152,8 @@ CREATE TABLE fetches (user TEXT PRIMARY KEY) STRICT;
 CREATE TABLE entries (
     group_id BLOB PRIMARY KEY,          -- the MLS group id
     handover BLOB NOT NULL,             -- a GroupHandover in CBOR
+    behind BLOB,                        -- those of earlier epochs that came after it, the last few: a list of GroupHandovers in
+                                        -- CBOR. Null: none
     address BLOB,                       -- where its messages are to go; null until the address was made
     attempts INTEGER NOT NULL,          -- that failed for good
     due INTEGER NOT NULL,               -- seconds since 1970: when to try
