@@ -142,6 +142,8 @@ async fn a_long_call_of_a_chore_is_waited_for_while_postgresql_works_on_it_and_n
     let database = Database::new(&ConnectionString::new(line.server_url()), &settings).unwrap().for_chores();
     let admin = cluster.admin().await;
     let unlock = "SELECT pg_advisory_unlock_all()";
+    let may_lock = "GRANT EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) TO postern_server";
+    admin.batch_execute(may_lock).await.unwrap();
 
     let calling = long_call(&database, &admin).await;
     let before = line.connections();
