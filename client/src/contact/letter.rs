@@ -105,7 +105,7 @@ pub struct ContactAnswer {
 /// 16 random bytes, which tie an answer to its request.
 pub type RequestId = postern_protocol::QueueId;
 
-/// What a letter tells of its sender, as far as it does: see [`Letter`].
+/// The facts that a letter tells of its sender, as far as it does: see [`Letter`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told {
     pub lookup: Option<LookupSecret>,

@@ -452,7 +452,7 @@ mod tests {
             key[..4].copy_from_slice(&number.to_be_bytes());
             PublicKey::new(key)
         };
-        // What is no news needs no look at the devices of the user.
+        // A state that is no news needs no look at the devices of the user.
         let eid = EidState { incarnation: 0, epoch: 0, transcript: Transcript::new([1; 32]) };
         let sql = |sql: &str| store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
         store

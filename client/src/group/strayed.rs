@@ -348,7 +348,7 @@ mod tests {
             last = next;
         }
         looks(last);
-        // What is quiet for days begins anew.
+        // After quiet days the pauses begin anew.
         let later = last + 3 * 24 * 60;
         for minutes in [later, later + 60, later + 3 * 60] {
             suspects(minutes - 1);

@@ -142,7 +142,7 @@ async fn admit(auth: &As, request: &Request, body: &RegisterUser) -> Result<Admi
             return Err(Failure::Limited(problem, RateLimit::used_up(&row)));
         }
     };
-    // What its key would need is unknown until it has signed: a client whose clock is wrong must not take its key for nobody's.
+    // The signature comes first: a client whose clock is wrong must not take its key for nobody's.
     let signer = signer?;
     if let Some(problem) = refused {
         return Err(problem.into());

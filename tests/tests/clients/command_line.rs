@@ -435,7 +435,7 @@ async fn a_group_is_come_back_into_and_founded_anew_by_one_command() {
     let world = World::builder().start().await;
     let line = BadLine::to(world.server().address()).await;
     let (alice, bob, group) = world.friends(["alice", "bob"], "quarry").await;
-    // As a server shows it that conspires with her.
+    // A server that conspires with her shows it so.
     let ghost = Encoding::Cbor.encode(&alice.group_with_id(&group).with_ghost().unwrap());
     let (url, lying) = (world.server().url(), line.url());
     let [of_alice, of_bob] = [&alice, &bob].map(|client| client.directory().to_owned());

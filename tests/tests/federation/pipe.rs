@@ -115,7 +115,7 @@ async fn what_was_recorded_on_the_way_is_worth_nothing_again() {
     let before = remote.snapshot().await;
     let reply = home.pay(&again).await;
     reply.assert_ok("it is handed on: nobody sees that it came before");
-    // What seals a request opens one answer.
+    // The context that sealed a request opens one answer.
     capsule.open(&reply).assert_problem("it came before", ProblemType::TokenSpent);
     remote.snapshot().await.assert_same(&before, "a sealed request that came before");
 

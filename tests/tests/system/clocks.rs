@@ -92,7 +92,7 @@ async fn a_servers_clock_that_leaps_refuses_signatures_and_nothing_is_lost_when_
     let world = World::builder().by(&clock).setting("POSTERN_METRICS_LISTEN", "127.0.0.1:0").start().await;
     let mut talk = Talk::begin(world.server()).await;
     let views = Views::of(world.server(), &world.cluster.server_url()).await;
-    // Who looks after the server does so at its machine.
+    // The operator looks after the server at its machine.
     let views = clock.calendar().into_iter().fold(views, |views, (name, value)| views.with(name, value));
     let agree = "ok       server clock: it is the database's time here";
     for ahead in [3600, -3600, DAY, -DAY, 60 * DAY, -60 * DAY, 400 * DAY, -400 * DAY, to_1970()] {

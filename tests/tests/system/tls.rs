@@ -484,7 +484,7 @@ async fn backup_restore_and_psql_have_the_tls_that_the_url_asks_for() {
     let system = to("elsewhere", "sslrootcert=system");
     succeeds(run("restore", &system).arg(places.path().join("0"))).await;
 
-    // What the driver cannot do is refused before anything is done, and `check` says so.
+    // A parameter that the driver does not know is refused before anything is done, and `check` says so.
     let unreadable = "a parameter or a value that is not supported: operate/configure.md";
     for (more, expected) in [
         ("sslpassword=x", unreadable),

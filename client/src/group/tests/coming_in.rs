@@ -46,7 +46,7 @@ fn a_further_device_takes_no_ghost_and_no_new_admin_without_a_persons_consent() 
         assert!(differences.users_to_ask_about().is_empty(), "no lookup makes a known one of them");
         comes_in(&tablet, &id, &shown, &differences).unwrap();
         assert!(tablet.outstanding(&id).is_some());
-        // What a person accepted is known to the next attempt, if that one is too late.
+        // The next attempt knows what a person accepted, if that one is too late.
         comes_in(&tablet, &id, &shown, &Differences::default()).unwrap();
     }
 }
@@ -655,7 +655,7 @@ fn of_a_member_that_comes_and_goes_without_end_a_device_on_its_way_is_told_ever_
         bob.store.write(|tx| crate::group::told(tx, &id, &client_key)).unwrap();
         assert!(!is_due());
     }
-    // Of a change of the user's key it is told at once.
+    // A change of the user's key is told at once.
     comes("carol");
     assert!(!is_due());
     let commit = bob.stage(&id, &Change::UserKey).message;

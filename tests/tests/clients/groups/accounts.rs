@@ -96,7 +96,7 @@ async fn an_end_that_a_reset_follows_is_told_as_a_reset_and_as_nothing_else() {
     assert!(!events.iter().chain(&later).any(is_end), "{events:?}, {later:?}");
 }
 
-/// What a group is told of members' names and resets.
+/// The events that tell of members' names and resets.
 fn of_names(events: &[Event]) -> Vec<&Event> {
     let is_of_names =
         |event: &&Event| matches!(event, Event::MemberRenamed { .. } | Event::MemberReset { .. });

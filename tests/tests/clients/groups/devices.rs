@@ -68,7 +68,7 @@ async fn a_ghost_in_what_a_server_shows_of_a_group_does_not_come_in_with_a_furth
     let ([alice, bob, carol], group) = group_of_three(&world).await;
     let tablet = world.device(&bob, "tablet").await;
     let tablet = with(tablet, Options { server: Some(line.url()), ..patient() });
-    // As a server shows it that conspires with a member.
+    // A server that conspires with a member shows it so.
     let shown = carol.group_with_id(&group).with_ghost().unwrap();
     line.answer("/group-info", 1, &answer(&Encoding::Cbor.encode(&shown)));
     let Err(Error::Strangers(differences)) = tablet.group_with_id(&group).rejoin().await else {

@@ -20,9 +20,9 @@ struct Scene {
     laptop: PublicKey,
     group: GroupId,
     readers: Vec<(Liar, Client)>,
-    /// What the AS showed before there was a laptop.
+    /// The record that the AS showed before there was a laptop.
     early: UserRecord,
-    /// What it shows while there is one.
+    /// The record that it shows while there is one.
     old: UserRecord,
 }
 
@@ -174,7 +174,7 @@ async fn an_as_that_shows_members_nothing_that_holds_for_a_day_is_told_of_once()
     let early = scene.early.clone();
     older.lie_about(&user, move |record| *record = early.clone());
     late.show_old_ticket(&user);
-    // Whatever it calls the refusal.
+    // A refusal by another name is one, too.
     deaf.refuse(&user, ProblemType::AccountSuspended);
     scene.goes_on().await;
     for (liar, reader) in &scene.readers {

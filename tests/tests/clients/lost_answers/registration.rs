@@ -35,7 +35,7 @@ async fn a_registration_whose_answer_was_lost_is_taken_up_with_the_same_key() {
     assert_eq!(world.count("auth.users").await, 2);
 }
 
-/// Whatever the AS says to a repeat, the key is given up only when it is nobody's.
+/// The key is given up only when it is nobody's, whatever the AS says to a repeat.
 #[tokio::test]
 async fn a_registration_that_was_refused_after_a_lost_answer_keeps_its_key_if_there_is_an_account() {
     let world = World::builder().start().await;

@@ -144,7 +144,7 @@ async fn a_registration_is_answered_again_with_another_credential_if_its_client_
     let not_allowed = ProblemType::NotAllowed;
     world.assert_refused("a suspended user's client", &registration.wire(), not_allowed).await;
     world.admin.execute("SELECT operator.unsuspend_user('alice')", &[]).await.unwrap();
-    // As if it had been removed, and added again by another client (AS-4).
+    // This stands for a client that was removed, and added again by another one (AS-4).
     let pending = "ALTER TABLE auth.clients DISABLE TRIGGER clients_stay_true;
                    UPDATE auth.clients SET confirmed = false
                     WHERE user_id = (SELECT user_id FROM auth.users WHERE name = 'alice');

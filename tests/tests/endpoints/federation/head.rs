@@ -1,4 +1,4 @@
-//! What other homeservers send is wanted or not by the head of its request, before anything of the body comes (FED-6).
+//! Requests of other homeservers are judged by their heads, before anything of their bodies comes (FED-6).
 
 use postern_protocol::{
     key::SigningKey,

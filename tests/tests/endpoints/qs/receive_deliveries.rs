@@ -298,7 +298,7 @@ async fn requests_are_as_large_as_the_protocol_says_whatever_clients_may_send() 
     let many = vec![fresh_address(); Deliveries::MOST_ADDRESSES + 1];
     let call = neighbour.calling(2, vec![delivery(1, &many, &message("to many"))]);
     world.assert_refuses("more addresses", &call, ProblemType::BodyTooLarge).await;
-    // What was taken is a repeat, whatever the operator's limit is by now.
+    // A delivery that was taken is a repeat, whatever the operator's limit is by now.
     let lowered = "UPDATE ds.settings SET max_members = 2, max_delivery_bytes = 65536";
     world.admin.execute(lowered, &[]).await.unwrap();
     let again = neighbour.deliver(&world, 1, vec![delivery(1, &[address], &large)]).await;

@@ -170,7 +170,8 @@ async fn superusers_are_told_as_left_out_settings_of_all_roles_come_back_and_no_
         "CREATE TABLESPACE apart LOCATION ''",
         "ALTER TABLE qs.messages SET TABLESPACE apart",
         "ALTER ROLE ALL SET default_transaction_read_only = on",
-        // As if only this machine had that library: its sessions load another, and a restore makes no settings of a superuser.
+        // This stands for a library that only this machine has: its sessions load another, and a restore makes no settings of a
+        // superuser.
         "ALTER ROLE postern_admin SET session_preload_libraries = 'plpgsql'",
         "ALTER ROLE postern_server SET session_preload_libraries = 'plpgsql'",
         "ALTER ROLE ALL SET session_preload_libraries = 'nowhere'",
