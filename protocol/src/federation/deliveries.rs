@@ -37,6 +37,9 @@ impl Deliveries {
     /// signature of the largest request is good for longer than that takes.
     pub const LEAST_RATE: usize = 8 * 1024;
 
+    /// Bytes of requests at several lanes that may be on one line at once, where it may be slow.
+    pub const AT_ONCE: usize = 768 * 1024;
+
     /// The time in which the slowest line carries so many bytes.
     pub fn carriage(bytes: usize) -> Duration {
         Duration::from_secs(bytes.div_ceil(Self::LEAST_RATE) as u64)

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
 use percent_encoding::percent_decode_str;
 
 /// The parameters that are taken out, by libpq's names.
@@ -12,6 +12,9 @@ const OURS: [&str; 6] = [KEEPALIVES_COUNT, "sslcert", "sslkey", "sslmode", "sslr
 pub(super) const KEEPALIVES_COUNT: &str = "keepalives_count";
 /// The time, in milliseconds, for which sent data may be unacknowledged. The driver takes the number for seconds.
 pub(super) const UNACKNOWLEDGED: &str = "tcp_user_timeout";
+
+/// The parameters that say where the server is. The driver adds up those that come again, where for libpq the last one counts.
+const PLACES: [&str; 3] = ["host", "hostaddr", "port"];
 
 /// The parameters that are not the driver's, with their values.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -47,35 +50,61 @@ impl Parameters {
 
 /// Splits a connection string into what the driver reads, and the parameters that it does not. What does not parse is left to the
 /// driver, which refuses it.
-pub(super) fn split(text: &str) -> (String, Parameters) {
-    let mut parameters = Parameters::default();
-    if let Some(Url { before, query }) = Url::of(text) {
+///
+/// # Errors
+/// A string that says twice where the server is.
+pub(super) fn split(text: &str) -> anyhow::Result<(String, Parameters)> {
+    let (mut parameters, mut places) = (Parameters::default(), Vec::new());
+    if let Some(Url { before, names_hosts, query }) = Url::of(text) {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let kept: Vec<&str> = query
-            .split('&')
-            .filter(|pair| match pair.split_once('=') {
-                Some((name, value)) => !parameters.take(&decoded(name), &decoded(value)),
-                None => !pair.is_empty(),
-            })
-            .collect();
+        if names_hosts {
+            places.extend(["host", "port"].map(str::to_owned));
+        }
+        let mut kept = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            if let Some((name, value)) = pair.split_once('=') {
+                let name = decoded(name);
+                if parameters.take(&name, &decoded(value)) {
+                    continue;
+                }
+                places.push(name);
+            }
+            kept.push(pair);
+        }
+        check(&places)?;
         let mark = if kept.is_empty() { "" } else { "?" };
-        return (format!("{before}{mark}{}", kept.join("&")), parameters);
+        return Ok((format!("{before}{mark}{}", kept.join("&")), parameters));
     }
     let (mut kept, mut rest) = (String::new(), text);
     while let Some((name, value, behind)) = pair(rest) {
         if !parameters.take(name, &value) {
             kept.push_str(&rest[..rest.len() - behind.len()]);
+            places.push(name.to_owned());
         }
         rest = behind;
     }
+    check(&places)?;
     kept.push_str(rest);
-    (kept, parameters)
+    Ok((kept, parameters))
+}
+
+/// Refuses names among which one comes twice that says where the server is.
+fn check(names: &[String]) -> anyhow::Result<()> {
+    for place in PLACES {
+        ensure!(
+            names.iter().filter(|name| *name == place).count() < 2,
+            "it has {place} twice: several hosts are one list with commas, and in a URL each port stands behind its host"
+        );
+    }
+    Ok(())
 }
 
 /// The parts of a connection string that is a URL.
 struct Url<'a> {
     /// All before the query, without its `?`.
     before: &'a str,
+    /// Whether there are hosts in it.
+    names_hosts: bool,
     query: &'a str,
 }
 
@@ -89,8 +118,9 @@ impl<'a> Url<'a> {
         // As for the driver, all before the first `@` is the user and the password, whatever is in it.
         let place = rest.split_once('@').map_or(rest, |(_, place)| place);
         let query = place.split_once('?').map_or("", |(_, query)| query);
+        let names_hosts = !place.starts_with(['/', '?']) && !place.is_empty();
         let before = &text[..text.len() - query.len()];
-        Some(Self { before: before.strip_suffix('?').unwrap_or(before), query })
+        Some(Self { before: before.strip_suffix('?').unwrap_or(before), names_hosts, query })
     }
 }
 
@@ -165,7 +195,29 @@ mod tests {
             ("sslmode", "sslmode", &[]),
         ];
         for &(text, rest, taken) in cases {
-            assert_eq!(split(text), (rest.to_owned(), ours(taken)), "{text}");
+            assert_eq!(split(text).unwrap(), (rest.to_owned(), ours(taken)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_connection_string_says_once_where_the_server_is() {
+        for (text, place) in [
+            ("host=a host=b", "host"),
+            ("port=1 host=a port=2", "port"),
+            ("hostaddr=1.2.3.4 host=a hostaddr=1.2.3.5", "hostaddr"),
+            ("postgresql://a/postern?host=/run", "host"),
+            ("postgresql://me:secret@a?p%6Frt=5433", "port"),
+            ("postgresql:///postern?host=a&host=b", "host"),
+        ] {
+            let refused = split(text).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("it has {place} twice")), "{text}: {refused}");
+        }
+        for text in [
+            "postgresql://me@/postern?host=/run&port=5433",
+            "postgresql://a?hostaddr=1.2.3.4",
+            "host=a,b port=1,2",
+        ] {
+            split(text).unwrap();
         }
     }
 

@@ -132,7 +132,7 @@ impl Way {
     /// A connection string that does not parse, or asks for what there is not; certificates that cannot be read.
     pub fn of(url: &ConnectionString) -> Result<Self, DatabaseError> {
         let refused = |error: anyhow::Error| DatabaseError::Settings(format!("{error:#}"));
-        let (text, parameters) = split(url.as_str());
+        let (text, parameters) = split(url.as_str()).map_err(refused)?;
         let mut config: Config = text.parse().map_err(|_| refused(anyhow!(UNREADABLE)))?;
         if let Some(count) = parameters.number(KEEPALIVES_COUNT).map_err(refused)? {
             config.keepalives_retries(count);
@@ -150,6 +150,17 @@ impl Way {
         if config.get_hosts().is_empty() || config.get_hosts().iter().any(is_nothing) {
             return Err(refused(anyhow!(
                 "it names no host: give one, or the directory of a socket, as in host=/run/postgresql"
+            )));
+        }
+        let hosts = config.get_hosts().len();
+        let is_list = |host: &Host| matches!(host, Host::Tcp(name) if name.contains(','));
+        let fits = |number: usize| number < 2 || number == hosts;
+        if config.get_hosts().iter().any(is_list)
+            || !fits(config.get_ports().len())
+            || ![0, hosts].contains(&config.get_hostaddrs().len())
+        {
+            return Err(refused(anyhow!(
+                "it has not as many ports or addresses as hosts; in a URL several hosts stand before its path, each with its port"
             )));
         }
         let mode = parameters.verified().map_err(refused)?;
@@ -438,6 +449,13 @@ mod tests {
             ("user=secret", "it names no host"),
             ("postgresql:///secret", "it names no host"),
             ("host=db,,secret", "it names no host"),
+            ("postgresql://secret/postern?port=5433", "it has port twice"),
+            ("postgresql:///postern?host=secret,db", "not as many ports or addresses as hosts"),
+            ("host=db,secret port=1,2,3", "not as many ports or addresses as hosts"),
+            (
+                "host=db hostaddr=127.0.0.1,127.0.0.2 password=secret",
+                "not as many ports or addresses as hosts",
+            ),
         ] {
             let refused = way(text).err().unwrap_or_else(|| panic!("{text} is taken")).to_string();
             assert!(refused.contains(expected), "{text}: {refused}");

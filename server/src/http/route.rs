@@ -109,9 +109,10 @@ impl<S> Route<S> {
     }
 
     /// The time that a body of an announced length has beyond the operator's limit: other homeservers' lines may be slow, and each
-    /// sends as much as the protocol lets it.
+    /// sends as much as the protocol lets it, at several lanes at once.
     pub fn more_time(&self, announced: Option<u64>) -> Duration {
-        let bytes = announced.map_or(self.least, |length| length.min(self.least));
+        let at_once = Deliveries::AT_ONCE as u64;
+        let bytes = announced.map_or(self.least, |length| length.max(at_once).min(self.least));
         Deliveries::carriage(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 

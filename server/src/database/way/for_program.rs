@@ -151,7 +151,8 @@ impl Mode {
 /// as well, which libpq cannot: systems that have both have the same authorities in them.
 fn of_system() -> anyhow::Result<PathBuf> {
     let named = std::env::var_os(ENV_CERT_FILE).map(PathBuf::from);
-    let is_a_directory = named.is_none() && std::env::var_os(ENV_CERT_DIR).is_some();
+    let is_a_directory =
+        named.is_none() && std::env::var_os(ENV_CERT_DIR).is_some_and(|directories| !directories.is_empty());
     let file = named.or_else(|| openssl_probe::probe().cert_file).filter(|_| !is_a_directory);
     file.context(
         "sslrootcert=system: PostgreSQL's programs need the authorities that this system trusts in one file; name it in sslrootcert",

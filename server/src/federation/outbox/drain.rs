@@ -96,7 +96,7 @@ impl Standing {
     /// share its line.
     fn carriage(self) -> Duration {
         match self {
-            Self::Slow => Deliveries::carriage(usize::try_from(BATCH_BYTES).expect("it is a small number")),
+            Self::Slow => Deliveries::carriage(Deliveries::AT_ONCE),
             Self::Prompt | Self::Good | Self::Failing | Self::Stranger => Duration::ZERO,
         }
     }
