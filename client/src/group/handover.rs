@@ -373,22 +373,28 @@ fn keep_behind(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
     Ok(())
 }
 
-/// The handovers that are behind the one by which this device is to come in, in the order in which they came.
+/// The handovers that are behind the one by which this device is to come in, or had their attempt; the first one goes first.
 fn handovers_behind(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<GroupHandover>> {
     let sql = "SELECT behind FROM entries WHERE group_id = ?1";
     let behind = tx.sql().query_row(sql, [id.to_mls()], |row| row.get::<_, Option<Vec<u8>>>(0)).optional()?;
     behind.flatten().map_or(Ok(Vec::new()), |bytes| decode(&bytes, "handovers"))
 }
 
-/// Takes the latest one of the handovers that are behind, if there are any: the DS shows the group as it was before the one by
-/// which this device was to come in. It may have been restored (QS-12), as another device told that came back there.
+/// Takes the latest one of the handovers that are behind, if there are any: the DS has the group as it was before the one by
+/// which this device was to come in, or may have. It may have been restored (QS-12), as another device told that came back there.
+/// The one that is replaced stays, and is next after the earliest one: the refusal may have had another reason.
 pub(crate) fn fall_back(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let mut behind = handovers_behind(tx, id)?;
-    behind.sort_by_key(|handover| handover.epoch);
-    let Some(latest) = behind.pop() else { return Ok(()) };
+    if behind.is_empty() {
+        return Ok(());
+    }
+    let Some(replaced) = kept_handover(tx, id)? else { return Ok(()) };
+    behind.sort_by_key(|handover| (handover.epoch < replaced.epoch, handover.epoch));
+    let Some(next) = behind.pop() else { return Ok(()) };
+    behind.push(replaced);
     tx.sql().execute(
         "UPDATE entries SET handover = ?2, behind = ?3, strangers = 0 WHERE group_id = ?1",
-        params![id.to_mls(), encode(&latest), encode(&behind)],
+        params![id.to_mls(), encode(&next), encode(&behind)],
     )?;
     join::try_again(tx, id)
 }
