@@ -141,9 +141,10 @@ impl GroupState {
     }
 
     /// Compares with what another device tells who was in the group when this device joined, in a place of its own. The server may
-    /// have made that group up, and held the letter back until then. Whoever was there then and is there now was there in each
-    /// epoch between: if the other device did not know of them in such a one, it is in another group, and a person decides.
-    /// Otherwise they may have come after the letter, and the user is told of them.
+    /// have made that group up, and held the letter back until then. A device that was there then and is there now was there in
+    /// each epoch between: if the other device did not know of it in such a one, it is in another group, and a person decides.
+    /// Otherwise it may have come after the letter, or have had no room in a full roster, and the user is told of it. The same is
+    /// done about admins of whom the other device did not know: they may have been none for a while.
     fn look_for_untold(&self, tx: &Tx<'_>, told: &GroupHandover) -> Result<()> {
         let Some(joined) = record::joined(tx, &self.id)? else { return Ok(()) };
         let (joined_in, then): (u64, Roster) = decode(&joined, "who was in a group")?;
@@ -165,7 +166,9 @@ impl GroupState {
         if strangers.is_empty() && untold_admins.is_empty() {
             return Ok(());
         }
-        let is_another = (joined_in..=self.epoch()).contains(&told.epoch);
+        let is_another = !strangers.is_empty()
+            && !told.roster.is_full()
+            && (joined_in..=self.epoch()).contains(&told.epoch);
         if is_another {
             record::set_joined(tx, &self.id, None)?;
             strayed::leave_to_person(tx, &self.id)?;
