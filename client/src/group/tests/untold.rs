@@ -83,3 +83,14 @@ fn a_roster_without_room_for_all_makes_no_other_group() {
         assert_eq!(group.hears(&letter), (vec![(1, 0)], state), "with {further} further devices");
     }
 }
+
+#[test]
+fn a_letter_that_overtook_a_removal_makes_no_stranger_of_who_went() {
+    let group = Untold::new();
+    let removal = group.commit(&Change::Remove(vec![group.mallory.leaf(&group.id)])).message;
+    let letter = group.letter();
+    assert!(letter.epoch > group.tablet.epoch(&group.id));
+    assert_eq!(group.hears(&letter), (vec![], strayed::State::Follows));
+    group.tablet.receive(&removal).unwrap();
+    assert_eq!(group.hears(&letter), (vec![], strayed::State::Follows), "she is gone");
+}
