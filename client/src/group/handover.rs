@@ -141,10 +141,15 @@ impl GroupState {
     }
 
     /// Compares with what another device tells who was in the group when this device joined, in a place of its own. The server may
-    /// have made that group up, and held the letter back until then. Whoever was there then and is there now was there in each
-    /// epoch between: if the other device did not know of them in such a one, it is in another group, and a person decides.
-    /// Otherwise they may have come after the letter, and the user is told of them.
+    /// have made that group up, and held the letter back until then. A device that was there then and is there now was there in
+    /// each epoch between: if the other device did not know of it in such a one, it is in another group, and a person decides.
+    /// Otherwise it may have come after the letter, or have had no room in a full roster, and the user is told of it. The same is
+    /// done about admins of whom the other device did not know: they may have been none for a while. A letter of a later epoch
+    /// than this device's overtook commits, which may have removed devices that are here yet: it is not compared.
     fn look_for_untold(&self, tx: &Tx<'_>, told: &GroupHandover) -> Result<()> {
+        if told.epoch > self.epoch() {
+            return Ok(());
+        }
         let Some(joined) = record::joined(tx, &self.id)? else { return Ok(()) };
         let (joined_in, then): (u64, Roster) = decode(&joined, "who was in a group")?;
         let (leaves, own) = (rules::leaves(&self.mls), self.leaf.public_key());
@@ -165,7 +170,7 @@ impl GroupState {
         if strangers.is_empty() && untold_admins.is_empty() {
             return Ok(());
         }
-        let is_another = (joined_in..=self.epoch()).contains(&told.epoch);
+        let is_another = !strangers.is_empty() && !told.roster.is_full() && joined_in <= told.epoch;
         if is_another {
             record::set_joined(tx, &self.id, None)?;
             strayed::leave_to_person(tx, &self.id)?;
@@ -373,22 +378,28 @@ fn keep_behind(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
     Ok(())
 }
 
-/// The handovers that are behind the one by which this device is to come in, in the order in which they came.
+/// The handovers that are behind the one by which this device is to come in, or had their attempt; the first one goes first.
 fn handovers_behind(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<GroupHandover>> {
     let sql = "SELECT behind FROM entries WHERE group_id = ?1";
     let behind = tx.sql().query_row(sql, [id.to_mls()], |row| row.get::<_, Option<Vec<u8>>>(0)).optional()?;
     behind.flatten().map_or(Ok(Vec::new()), |bytes| decode(&bytes, "handovers"))
 }
 
-/// Takes the latest one of the handovers that are behind, if there are any: the DS shows the group as it was before the one by
-/// which this device was to come in. It may have been restored (QS-12), as another device told that came back there.
+/// Takes the latest one of the handovers that are behind, if there are any: the DS has the group as it was before the one by
+/// which this device was to come in, or may have. It may have been restored (QS-12), as another device told that came back there.
+/// The one that is replaced stays, and is next after the earliest one: the refusal may have had another reason.
 pub(crate) fn fall_back(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
     let mut behind = handovers_behind(tx, id)?;
-    behind.sort_by_key(|handover| handover.epoch);
-    let Some(latest) = behind.pop() else { return Ok(()) };
+    if behind.is_empty() {
+        return Ok(());
+    }
+    let Some(replaced) = kept_handover(tx, id)? else { return Ok(()) };
+    behind.sort_by_key(|handover| (handover.epoch < replaced.epoch, handover.epoch));
+    let Some(next) = behind.pop() else { return Ok(()) };
+    behind.push(replaced);
     tx.sql().execute(
         "UPDATE entries SET handover = ?2, behind = ?3, strangers = 0 WHERE group_id = ?1",
-        params![id.to_mls(), encode(&latest), encode(&behind)],
+        params![id.to_mls(), encode(&next), encode(&behind)],
     )?;
     join::try_again(tx, id)
 }

@@ -15,6 +15,7 @@ use postern_protocol::{
     key::SigningKey,
     mls::{DeliveryAddress, Pseudonym, USER_KEY, UserKey, to_join},
     name::UserName,
+    problem::ProblemType,
 };
 use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
@@ -42,9 +43,14 @@ const UNEXPECTED: &str = "the group info or tree is malformed";
 const BEFORE_TOLD: &str = "the server shows it as it was before this device was told of it";
 const BEFORE_KNOWN: &str = "the server shows it as it was before this device knew it last";
 
-/// Whether a device does not come into a group since the DS shows an epoch before that of which another device told.
+/// Whether a device does not come into a group since the DS has it as it was before another device told of it, or may have: it
+/// shows an earlier epoch, or refuses the user's key (`not-allowed`) or the state key (`not-found`), which may have come in the
+/// time that it lost (QS-12).
 pub(crate) fn is_before_told(error: &Error) -> bool {
-    matches!(error, Error::Mls { reason, .. } if reason == BEFORE_TOLD)
+    let is_refused = error
+        .refusal()
+        .is_some_and(|problem| matches!(problem.kind, ProblemType::NotAllowed | ProblemType::NotFound));
+    is_refused || matches!(error, Error::Mls { reason, .. } if reason == BEFORE_TOLD)
 }
 
 /// How a group differs at the server from what this device knew of it.

@@ -36,7 +36,7 @@ impl Roster {
         Ok(Self::made(rand::random(), &leaves, &group.admins()?))
     }
 
-    fn made(salt: [u8; 32], leaves: &[UsersLeaf], admins: &[Pseudonym]) -> Self {
+    pub(super) fn made(salt: [u8; 32], leaves: &[UsersLeaf], admins: &[Pseudonym]) -> Self {
         let mut roster = Self { salt, devices: Payload::default(), admins: Payload::default() };
         let admins: Vec<_> = admins.iter().take(MOST).map(|user| roster.admin(*user)).collect();
         let left = MOST - admins.len();
@@ -57,6 +57,11 @@ impl Roster {
     /// Those of the users that are admins in it.
     pub(super) fn admins_among(&self, users: &[Pseudonym]) -> Vec<Pseudonym> {
         users.iter().copied().filter(|user| contains(&self.admins, self.admin(*user))).collect()
+    }
+
+    /// Whether it has no room left: then devices may be missing in it, and which ones is chance.
+    pub(super) fn is_full(&self) -> bool {
+        self.devices.as_bytes().len() + self.admins.as_bytes().len() >= MOST * SHORT
     }
 
     fn device(&self, leaf_key: &PublicKey, user: Pseudonym) -> [u8; SHORT] {
@@ -99,6 +104,17 @@ mod tests {
         let shown = HashMap::from([(0, leaf(10, 1)), (1, leaf(20, 1)), (2, leaf(30, 2)), (3, leaf(20, 2))]);
         assert_eq!(roster.devices_among(&shown), here);
         assert_eq!(roster.admins_among(&users), users[..1]);
+    }
+
+    #[test]
+    fn a_roster_has_room_for_so_many_devices_and_admins_together() {
+        let (device, admin) = ((PublicKey::new([1; 32]), Pseudonym([1; 16])), Pseudonym([1; 16]));
+        for (devices, admins, is_full) in
+            [(0, 0, false), (1398, 1, false), (1399, 1, true), (5000, 0, true), (0, 5000, true)]
+        {
+            let roster = Roster::made([7; 32], &vec![device; devices], &vec![admin; admins]);
+            assert_eq!(roster.is_full(), is_full, "{devices} devices and {admins} admins");
+        }
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Session {
     }
 
     /// Fetches a group that this device is to come into. If that is refused the group is gone, or this user is in it no more, or
-    /// with another key: another device says if there is a way.
+    /// with another key: another device says if there is a way, or did ([`group::fall_back`]).
     async fn fetch_handed_over(&self, handover: &GroupHandover) -> Result<CurrentGroup> {
         let (fetch, user) = handover.fetch_info();
         let ds = self.ds(&handover.id)?;

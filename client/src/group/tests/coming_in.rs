@@ -3,6 +3,7 @@
 use openmls::prelude::{Extension, UnknownExtension};
 use postern_protocol::{
     mls::GROUP_POLICY,
+    problem::{Problem, ProblemType},
     qs::{QueueKind, QueuePayload},
 };
 
@@ -480,6 +481,40 @@ fn a_device_that_was_offline_while_the_server_was_restored_comes_into_the_group_
     tablet.store.write(|tx| crate::group::fall_back(tx, &id)).unwrap();
     let refused = comes_in(&tablet, &id, &shown, &Differences::default()).unwrap_err();
     assert!(crate::group::is_before_told(&refused), "{refused}");
+}
+
+/// The phone made another user's key in the lost time, which the server does not know any more.
+#[test]
+fn a_device_whose_users_key_a_restored_server_lost_comes_in_by_the_other_letter() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], id) = three(&issuer);
+    let bob_then = bob.copy();
+    for change in [Change::UserKey, Change::Update] {
+        bob.stage(&id, &change);
+        bob.confirm(&id);
+    }
+    let update = alice.stage(&id, &Change::Update).message;
+    alice.confirm(&id);
+    bob_then.receive(&update).unwrap();
+    let [lost, back] = [&bob, &bob_then].map(|phone| phone.store.read(handover).unwrap().remove(0));
+    assert!(lost.epoch > back.epoch && lost.public_user_key() != back.public_user_key());
+
+    let tablet = device_of(&bob, &issuer);
+    for letter in [&lost, &back] {
+        tablet.store.write(|tx| take_over(tx, std::slice::from_ref(letter))).unwrap();
+    }
+    for kind in [ProblemType::NotAllowed, ProblemType::NotFound] {
+        assert!(crate::group::is_before_told(&Problem::new(kind).into()));
+    }
+    assert!(!crate::group::is_before_told(&Problem::new(ProblemType::TokenSpent).into()));
+    let falls_back = || {
+        tablet.store.write(|tx| crate::group::fall_back(tx, &id)).unwrap();
+        tablet.store.read(|tx| handover::kept_handover(tx, &id)).unwrap().unwrap().epoch
+    };
+    // Where the server refused for another reason, the later one gets its turn again.
+    assert_eq!([(); 3].map(|()| falls_back()), [back.epoch, lost.epoch, back.epoch]);
+    comes_in(&tablet, &id, &alice.shown(&id), &Differences::default()).unwrap();
+    alice.receive(&tablet.outstanding(&id).unwrap().message).unwrap();
 }
 
 /// A member that commits after the group was handed over changes nothing about who comes in.

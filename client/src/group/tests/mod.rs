@@ -10,6 +10,7 @@ mod names;
 mod outcasts;
 mod restored;
 mod rights;
+mod untold;
 
 use std::{sync::Arc, time::Duration};
 

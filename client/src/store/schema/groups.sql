@@ -152,8 +152,8 @@ CREATE TABLE fetches (user TEXT PRIMARY KEY) STRICT;
 CREATE TABLE entries (
     group_id BLOB PRIMARY KEY,          -- the MLS group id
     handover BLOB NOT NULL,             -- a GroupHandover in CBOR
-    behind BLOB,                        -- those of earlier epochs that came after it, the last few: a list of GroupHandovers in
-                                        -- CBOR. Null: none
+    behind BLOB,                        -- those of earlier epochs that came after it, the last few, and those that it took the
+                                        -- place of when an attempt failed: a list of GroupHandovers in CBOR. Null: none
     address BLOB,                       -- where its messages are to go; null until the address was made
     attempts INTEGER NOT NULL,          -- that failed for good
     due INTEGER NOT NULL,               -- seconds since 1970: when to try
