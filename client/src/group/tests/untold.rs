@@ -41,7 +41,7 @@ impl Untold {
         submission
     }
 
-    /// What Bob's phone tells of the group as it is.
+    /// The handover by which Bob's phone tells of the group as it is.
     fn letter(&self) -> handover::GroupHandover {
         self.bob.store.read(handover).unwrap().remove(0)
     }
