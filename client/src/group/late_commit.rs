@@ -10,7 +10,7 @@ use postern_protocol::{MlsMessage, Signature};
 use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
 
 use super::{
-    onlooker::Place,
+    places::UsersLeaf,
     rules::{self, Leaf},
 };
 use crate::mls;
@@ -37,7 +37,7 @@ pub(super) fn is_late(refusal: &PublicProcessMessageError) -> bool {
 
 /// The places of the leaves that a member adds by a commit in the present epoch of a group, each with the member's leaf. `None`
 /// for anything but what a member of this epoch signed.
-pub(super) fn added(group: &PublicGroup, commit: &MlsMessage) -> Option<Vec<(LeafNodeIndex, Place)>> {
+pub(super) fn added(group: &PublicGroup, commit: &MlsMessage) -> Option<Vec<(LeafNodeIndex, UsersLeaf)>> {
     let bytes = commit.as_bytes();
     let (content, mut rest) = bytes.split_at_checked(bytes.len().checked_sub(AUTHENTICATION)?)?;
     let signature = VLBytes::tls_deserialize(&mut rest).ok()?;
@@ -71,7 +71,7 @@ pub(super) fn added(group: &PublicGroup, commit: &MlsMessage) -> Option<Vec<(Lea
 
 /// The place of the leaf that a proposal adds. Its KeyPackage is not verified here: a tree has no leaf that its own key did not
 /// sign.
-fn place(proposal: &ProposalOrRefIn) -> Option<Place> {
+fn place(proposal: &ProposalOrRefIn) -> Option<UsersLeaf> {
     // No Add waits for a commit: members and servers let none pass (`rules.rs`).
     let ProposalOrRefIn::Proposal(proposal) = proposal else { return None };
     let ProposalIn::Add(add) = proposal.as_ref() else { return None };

@@ -40,6 +40,7 @@ use tls_codec::Deserialize as _;
 use super::{
     late_commit,
     outstanding::{self, Kind},
+    places::UsersLeaf,
     record,
     rules::{self, Leaf},
     state::GroupState,
@@ -58,9 +59,6 @@ const MOST_BYTES: u64 = 8 * 1024 * 1024;
 const MOST_OF_ALL: u64 = 4 * MOST;
 const MOST_BYTES_OF_ALL: u64 = 4 * MOST_BYTES;
 
-/// A device in its user's place.
-pub(super) type Place = (PublicKey, Pseudonym);
-
 /// The public state of a group, and whom this device trusts there.
 pub(super) struct Onlooker {
     id: GroupId,
@@ -68,7 +66,7 @@ pub(super) struct Onlooker {
     provider: OpenMlsRustCrypto,
     group: PublicGroup,
     /// The devices that were there when this one knew the group last, and those that they let in, without those that went.
-    trusted: HashSet<Place>,
+    trusted: HashSet<UsersLeaf>,
     /// The users who were admins when this device knew the group last, and are since: another one may have made itself an admin.
     admins: HashSet<Pseudonym>,
 }
@@ -183,7 +181,7 @@ impl Onlooker {
 
     /// The devices that users whom this device knows in the group have in their own places, with those that they let in since
     /// it could not follow, and those of users whom admins added, as far as the messages prove it that came.
-    pub(super) fn trusted(&self) -> &HashSet<Place> {
+    pub(super) fn trusted(&self) -> &HashSet<UsersLeaf> {
         &self.trusted
     }
 
@@ -206,7 +204,7 @@ impl Onlooker {
             let admins = admins(&group);
             return Ok(Some(Self { id: id.clone(), provider, group, trusted, admins }));
         };
-        let (entries, trusted, admins): (Vec<(Payload, Payload)>, Vec<Place>, Vec<Pseudonym>) =
+        let (entries, trusted, admins): (Vec<(Payload, Payload)>, Vec<UsersLeaf>, Vec<Pseudonym>) =
             decode(&saved, "what is known of a group that cannot be followed")?;
         let entries = entries.into_iter().map(|(key, value)| (key.into_bytes(), value.into_bytes()));
         *provider.storage().values.write().unwrap_or_else(PoisonError::into_inner) = entries.collect();
@@ -285,7 +283,7 @@ impl Onlooker {
     }
 
     /// The leaves that a commit brings by the will of trusted devices.
-    fn let_in_by(&self, sender: &Sender, voucher: Vec<u8>, commit: &StagedCommit) -> Vec<Place> {
+    fn let_in_by(&self, sender: &Sender, voucher: Vec<u8>, commit: &StagedCommit) -> Vec<UsersLeaf> {
         let (mut came, mut added) = (Vec::new(), Vec::new());
         for queued in commit.queued_proposals() {
             let Sender::Member(by) = queued.sender() else { continue };
@@ -316,7 +314,7 @@ impl Onlooker {
     /// The leaves that come in by the will of a trusted device, of those that members add by one commit: into its own user's
     /// place, or as another user if its own is an admin. As the rules have it, nobody comes in so under a pseudonym that is
     /// taken, nor two under one.
-    fn let_in(&self, added: &[(LeafNodeIndex, Place)]) -> Vec<Place> {
+    fn let_in(&self, added: &[(LeafNodeIndex, UsersLeaf)]) -> Vec<UsersLeaf> {
         let policy = rules::policy_in(self.group.group_context().extensions());
         let mut taken: HashSet<_> = leaves(&self.group).into_iter().map(|leaf| leaf.pseudonym).collect();
         taken.extend(policy.into_iter().flat_map(|policy| policy.admins));
@@ -394,7 +392,7 @@ fn admins(group: &PublicGroup) -> HashSet<Pseudonym> {
     policy.into_iter().flat_map(|policy| policy.admins).collect()
 }
 
-fn place(leaf: &Leaf) -> Place {
+fn place(leaf: &Leaf) -> UsersLeaf {
     (leaf.leaf_key, leaf.pseudonym)
 }
 

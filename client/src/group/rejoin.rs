@@ -23,10 +23,11 @@ use super::{
     commit,
     handover::{self, PendingEntry},
     members,
-    onlooker::{self, Onlooker, Place},
+    onlooker::{self, Onlooker},
     outstanding::{self, Kind, Outstanding},
     past::MOST_PAST_EPOCHS,
-    places, record,
+    places::{self, UsersLeaf},
+    record,
     roster::Roster,
     rules,
     state::GroupState,
@@ -99,7 +100,7 @@ struct Before {
     leaves: HashMap<u32, rules::Leaf>,
     admins: Vec<Pseudonym>,
     /// Devices that were known in their users' places, those that they let in there, and those of users whom admins added.
-    let_in: HashSet<Place>,
+    let_in: HashSet<UsersLeaf>,
 }
 
 impl Before {
