@@ -28,7 +28,7 @@ use openmls_traits::{
     storage::{CURRENT_VERSION, Entity, StorageProvider, traits},
 };
 use postern_protocol::{
-    MlsMessage, Payload, PublicKey, Signature,
+    MlsMessage, Payload, Signature,
     ds::{CurrentGroup, GroupId, SubmitMessage},
     encoding::Encoding,
     mls::{Pseudonym, to_join},
