@@ -306,7 +306,7 @@ impl Conversation {
                 Event::Joined { .. } if is_guest => told.push(Told::Joined),
                 Event::Updated { .. } => {}
                 Event::Left { .. } | Event::Titled { .. } | Event::Unsent { .. } if is_guest => {}
-                other => panic!("{}: {other:?}", client.user()),
+                other => panic!("{}: {other:?}, after {told:?}", client.user()),
             }
         }
         told
