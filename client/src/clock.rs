@@ -13,6 +13,11 @@ pub(crate) fn is_of_the_future(noted: u64, now: u64) -> bool {
     noted > now.saturating_add(CLOCK_SKEW)
 }
 
+/// Whether the time has come for which something was put off. One more than two days ahead was noted by a clock that was wrong.
+pub(crate) fn has_come(due: u64, now: u64) -> bool {
+    due <= now || due > now.saturating_add(2 * 24 * 60 * 60)
+}
+
 /// Whether something was done within so many seconds before `now`. What was noted of a time to come counts for nothing.
 pub(crate) fn is_recent(done: u64, seconds: u64, now: u64) -> bool {
     !is_of_the_future(done, now) && now < done.saturating_add(seconds)

@@ -5,10 +5,11 @@
 use std::collections::BTreeSet;
 
 use postern_protocol::name::Domain;
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
 use super::descriptions::{DAY, description};
 use crate::{
+    clock::has_come,
     error::{Error, Result, goes_on},
     server::Api,
     store::{Store, Tx, integer},
@@ -47,14 +48,11 @@ pub(crate) fn forget_restores(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whether it is time to look at a homeserver, which is known. A time far in the future was noted by a clock that was wrong.
+/// Whether it is time to look at a homeserver, which is known.
 fn is_due(tx: &Tx<'_>, domain: &Domain) -> Result<bool> {
-    let sql =
-        "SELECT EXISTS (SELECT 1 FROM homeservers WHERE domain = ?1 AND (due <= ?2 OR due > ?2 + 2 * ?3))";
-    Ok(tx
-        .sql()
-        .prepare_cached(sql)?
-        .query_row(params![domain.as_str(), integer(tx.now()), integer(DAY)], |row| row.get(0))?)
+    let mut statement = tx.sql().prepare_cached("SELECT due FROM homeservers WHERE domain = ?1")?;
+    let due: Option<u64> = statement.query_row([domain.as_str()], |row| row.get(0)).optional()?;
+    Ok(due.is_some_and(|due| has_come(due, tx.now())))
 }
 
 fn put_off(tx: &Tx<'_>, domain: &Domain, seconds: u64) -> Result<()> {

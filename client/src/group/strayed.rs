@@ -11,6 +11,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::record;
 use crate::{
+    clock::has_come,
     error::{Error, Result},
     event::Event,
     options::Options,
@@ -213,11 +214,6 @@ pub(crate) fn state(tx: &Tx<'_>, id: &GroupId) -> Result<State> {
 pub(crate) fn may_try(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     let may = |row: Row| row.state != State::ByHand && (row.attempts == 0 || has_come(row.due, tx.now()));
     Ok(find(tx, id)?.is_none_or(may))
-}
-
-/// Whether a time has come. One far in the future was noted by a clock that was wrong.
-fn has_come(due: u64, now: u64) -> bool {
-    due <= now || due > now.saturating_add(2 * DAY)
 }
 
 /// The groups in which it is time to look, or to come back.

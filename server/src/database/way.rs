@@ -165,7 +165,7 @@ impl Way {
         }
         let mode = parameters.verified().map_err(refused)?;
         let sockets = config.get_hosts().iter().filter(|host| matches!(host, Host::Unix(_))).count();
-        let is_local = sockets == config.get_hosts().len();
+        let is_local = sockets == hosts;
         let asks_for_tls = !matches!(mode, Mode::Disable | Mode::Prefer);
         // The driver and libpq would go different ways, one of them perhaps without TLS.
         if sockets > 0 && (!config.get_hostaddrs().is_empty() || !is_local && asks_for_tls) {
