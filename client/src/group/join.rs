@@ -88,8 +88,14 @@ pub(crate) fn join_at_last(
 
 /// Has the Welcomes to a group that wait be tried again at once: this device was told anew who is there.
 pub(super) fn try_again(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    due_within(tx, id, 0)
+}
+
+/// Has the Welcomes to a group that wait be tried again in so many seconds, if they are not before.
+fn due_within(tx: &Tx<'_>, id: &GroupId, seconds: u64) -> Result<()> {
     let sql = "UPDATE welcomes SET due = min(due, ?2) WHERE group_id = ?1";
-    tx.sql().execute(sql, params![id.to_mls(), integer(tx.now())])?;
+    let due = tx.now().saturating_add(seconds);
+    tx.sql().execute(sql, params![id.to_mls(), integer(due)])?;
     Ok(())
 }
 
@@ -108,7 +114,7 @@ pub(super) fn forget_late(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
 }
 
 /// Keeps a message of a group that this client is not in, if a Welcome to it waits. False if none does, or the group has no
-/// more room.
+/// more room. The Welcome is tried again soon: the group's homeserver is heard from, and the room fills.
 pub(super) fn keep_early(tx: &Tx<'_>, id: &GroupId, message: &MlsMessage) -> Result<bool> {
     let sql = "SELECT count(DISTINCT family), count(DISTINCT group_id) FILTER (WHERE family = ?2),
                       count(*) FILTER (WHERE group_id = ?1)
@@ -129,6 +135,7 @@ pub(super) fn keep_early(tx: &Tx<'_>, id: &GroupId, message: &MlsMessage) -> Res
     }
     let sql = "INSERT INTO early_messages (group_id, message) VALUES (?1, ?2)";
     tx.sql().execute(sql, params![id.to_mls(), message.as_bytes()])?;
+    due_within(tx, id, FIRST_PAUSE)?;
     Ok(true)
 }
 

@@ -6,7 +6,13 @@ use postern_protocol::{
 };
 
 use super::{
-    super::{forget_early, join::keep_early, join_at_last, join_later, past::MOST_PAST_EPOCHS, take_early},
+    super::{
+        forget_early,
+        join::{keep_early, try_again},
+        join_at_last, join_later, late_welcomes,
+        past::MOST_PAST_EPOCHS,
+        take_early,
+    },
     *,
 };
 use crate::receive::{Tree, take_effect};
@@ -313,6 +319,33 @@ fn what_came_early_is_read_also_where_the_group_is_joined_in_the_ordinary_way() 
     let take = |tx: &Tx<'_>| take_effect(tx, &options, QueueKind::Group, &again, Some(&tree));
     bob.store.write(|tx| Ok(told(tx.attempt(|| take(tx))))).unwrap().unwrap();
     assert_eq!(bob.texts(), ["one", "two"]);
+}
+
+#[test]
+fn a_welcome_that_waits_is_tried_again_soon_once_messages_of_its_group_come() {
+    let Trio { alice, carol, id, .. } = Trio::alone();
+    let elsewhere = alice.create();
+    for id in [&id, &elsewhere] {
+        for _ in 0..5 {
+            let welcome = Welcome::new(id.to_mls());
+            carol.store.write(|tx| join_later(tx, id, &welcome)).unwrap();
+        }
+    }
+    let due_in = |id: &GroupId| {
+        let sql = "SELECT due FROM welcomes WHERE group_id = ?1";
+        let due =
+            |tx: &Tx<'_>| Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get::<_, u64>(0))? - tx.now());
+        carol.store.read(due).unwrap()
+    };
+    let half_a_minute = 30;
+    assert!(due_in(&id) > half_a_minute, "it was tried in vain for five times");
+    carol.receive(&alice.say(&id, "one")).unwrap();
+    assert!(due_in(&id) < half_a_minute);
+    // Another message does not put it off.
+    carol.store.write(|tx| try_again(tx, &id)).unwrap();
+    carol.receive(&alice.say(&id, "two")).unwrap();
+    assert_eq!(carol.store.read(late_welcomes).unwrap().len(), 1);
+    assert!(due_in(&elsewhere) > half_a_minute, "nothing came of that one");
 }
 
 #[test]
