@@ -169,11 +169,22 @@ fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use postern_api::Side;
-    use postern_protocol::problem::{Problem, ProblemType};
+    use postern_protocol::{
+        Address,
+        credential::ClientCredential,
+        ds::{GroupIdReserved, MessageAccepted},
+        key::SigningKey,
+        problem::{Problem, ProblemType},
+    };
     use rusqlite::params;
 
     use super::*;
-    use crate::{options::Options, store::Store};
+    use crate::{
+        account::Account,
+        group::Change,
+        options::Options,
+        store::{Store, encode},
+    };
 
     #[test]
     fn a_ds_whose_answers_nobody_can_read_is_asked_ever_more_seldom() {
@@ -263,5 +274,71 @@ mod tests {
         };
         assert!(!has_address(false), "the next attempt has another one");
         assert!(has_address(true));
+    }
+
+    /// The account of a user whom an AS gave a credential.
+    fn account() -> Account {
+        let user = "bob@x.example".parse().unwrap();
+        let mut account = Account::new("http://127.0.0.1:1".to_owned(), user).unwrap();
+        let issuer = SigningKey::generate();
+        let credential = ClientCredential {
+            user: account.user.clone(),
+            client_key: account.client_key().public_key(),
+            not_before: 0,
+            not_after: u64::MAX,
+            issuer_key: issuer.public_key(),
+        };
+        account.credential = Some(credential.issue(&issuer));
+        account
+    }
+
+    /// What another device told of a group: as the DS has it, and then in an epoch that the DS lost.
+    fn told_before_and_in_the_lost_time(account: &Account, id: &GroupId) -> [Vec<GroupHandover>; 2] {
+        let home = tempfile::tempdir().unwrap();
+        let phone = Store::create(home.path(), &Options::default()).unwrap();
+        let reserved =
+            GroupIdReserved { group_id: id.clone(), server_key: SigningKey::generate().public_key() };
+        let delivery = account.delivery_at(Address::generate().unwrap());
+        let makes = |tx: &Tx<'_>| {
+            account.save(tx)?;
+            GroupState::create(tx, &reserved, "climbing", &delivery)?;
+            let accepted = MessageAccepted::in_epoch(0);
+            GroupState::load(tx, id)?.confirm(tx, Kind::Creation, &accepted)?;
+            let before = group::handover(tx)?;
+            GroupState::load(tx, id)?.stage_commit(tx, &Change::Update)?;
+            GroupState::load(tx, id)?.confirm(tx, Kind::Commit, &accepted)?;
+            Ok([before, group::handover(tx)?])
+        };
+        phone.write(makes).unwrap()
+    }
+
+    /// Both letters came before the first attempt.
+    #[test]
+    fn where_a_restored_ds_refuses_what_was_told_last_the_next_attempt_is_by_what_was_told_of_before() {
+        let id = GroupId::new([7; 16], "x.example".parse().unwrap());
+        let account = account();
+        let [before, lost] = told_before_and_in_the_lost_time(&account, &id);
+        let malformed = Error::Mls { what: "a group", reason: "its tree is malformed".to_owned() };
+        let refused = |kind| Error::from(Problem::new(kind));
+        for (error, falls_back) in [
+            (refused(ProblemType::NotFound), true),
+            (refused(ProblemType::NotAllowed), true),
+            (malformed, false),
+        ] {
+            let home = tempfile::tempdir().unwrap();
+            let tablet = Store::create(home.path(), &Options::default()).unwrap();
+            let learns = |tx: &Tx<'_>| {
+                account.save(tx)?;
+                [&lost, &before].into_iter().try_for_each(|groups| group::take_over(tx, groups))
+            };
+            tablet.write(learns).unwrap();
+            let told = || {
+                let entry = tablet.write(|tx| group::entry(tx, &id)).unwrap();
+                encode(&entry.expect("it is to come in").handover)
+            };
+            assert!(told() == encode(&lost[0]), "the latest first");
+            tablet.write(|tx| note(tx, &id, &error)).unwrap();
+            assert_eq!(told() == encode(&before[0]), falls_back, "{error}");
+        }
     }
 }
