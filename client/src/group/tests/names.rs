@@ -1,6 +1,6 @@
 //! Titles, members' names, and their accounts.
 
-use postern_protocol::{Transcript, eid::EidState, profile::ProfileKey};
+use postern_protocol::{Attributes, Transcript, ds::LeafAttributes, eid::EidState, profile::ProfileKey};
 
 use super::*;
 use crate::{
@@ -8,9 +8,11 @@ use crate::{
     group::{
         InVain,
         accounts::{EAGER, MOST_LOOKS, hint},
-        attributes::CardState,
+        attributes::{Card, CardState},
     },
     profile::SharedProfileKey,
+    sealed,
+    store::{decode, encode},
 };
 
 /// A link by which somebody claims the leaf of another: its client signs the leaf's key, and its own leaf
@@ -642,13 +644,13 @@ fn a_card_tells_how_far_its_users_identity_has_come_once_the_client_is_confirmed
     alice.knows(&[&bob]);
     alice.store.write(crate::group::hear_states).unwrap();
     let eid = EidState { incarnation: 0, epoch: 5, transcript: Transcript::new([0; 32]) };
-    assert_eq!(claims(), [(bob.user.to_string(), crate::store::encode(&eid))]);
+    assert_eq!(claims(), [(bob.user.to_string(), encode(&eid))]);
     assert!(alice.store.read(crate::group::told_states).unwrap().is_empty());
 
     // He goes on, and says so with the next commit.
     bob.store.write(|tx| Ok(tx.sql().execute("UPDATE eids SET epoch = 6", [])?)).unwrap();
     learn();
-    assert_eq!(claims(), [(bob.user.to_string(), crate::store::encode(&EidState { epoch: 6, ..eid }))]);
+    assert_eq!(claims(), [(bob.user.to_string(), encode(&EidState { epoch: 6, ..eid }))]);
 
     // Nobody else speaks for him, and a state counts for its leaf only.
     let (bobs, carols) = (bob.account().client_key(), carol.account().client_key());
@@ -660,4 +662,19 @@ fn a_card_tells_how_far_its_users_identity_has_come_once_the_client_is_confirmed
     assert!(!is_his(&CardState::sign(&bobs, &other, &leaf_key, eid)));
     let changed = EidState { epoch: 9, ..eid };
     assert!(!is_his(&CardState { eid: changed, ..CardState::sign(&bobs, &id, &leaf_key, eid) }));
+
+    // All members know the key by which a card of his leaf is sealed.
+    let key = alice.store.read(|tx| record_key(tx, &id)).unwrap().unwrap();
+    let card = bob.shown(&id).attributes.remove(0);
+    let card = sealed::open(&key, &leaf_key, card.attributes.as_bytes()).unwrap();
+    let heard_by_card_of = |client: &SigningKey| {
+        let mut card: Card = decode(&card, "a card").unwrap();
+        card.state = Some(CardState::sign(client, &id, &leaf_key, changed));
+        let sealed = sealed::seal(&key, &leaf_key, &encode(&card)).unwrap();
+        let cards = [LeafAttributes { leaf_key, attributes: Attributes::new(sealed) }];
+        alice.store.write(|tx| GroupState::load(tx, &id)?.learn(tx, &cards)).unwrap();
+        claims() == [(bob.user.to_string(), encode(&changed))]
+    };
+    assert!(!heard_by_card_of(&carols));
+    assert!(heard_by_card_of(&bobs));
 }
