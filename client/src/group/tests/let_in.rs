@@ -58,6 +58,28 @@ fn who_made_itself_an_admin_and_is_none_again_has_let_nobody_in() {
 }
 
 #[test]
+fn who_was_an_admin_and_is_none_any_more_lets_nobody_in() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, mallory], id) = three(&issuer);
+    let (alices, mallorys) = (alice.pseudonym(&id), mallory.pseudonym(&id));
+    let ghost = newcomer(&mallory.store);
+    let names = |admins: Vec<Pseudonym>| {
+        let naming = alice.stage(&id, &Change::Admins(admins)).message;
+        alice.confirm(&id);
+        mallory.receive(&naming).unwrap();
+        naming
+    };
+    // He can follow until she is an admin, and as that she lets somebody in.
+    bob.receive(&names(vec![alices, mallorys])).unwrap();
+    let as_admin = mallory.copy();
+    let addition = mistagged(adds(&as_admin, &id, &ghost));
+    assert!(strangers_after(&bob.copy(), &id, &[addition], &as_admin.shown(&id)).is_empty());
+    let commits = [names(vec![alices]), adds(&mallory, &id, &ghost)];
+    let strangers = strangers_after(&bob, &id, &commits.map(mistagged), &mallory.shown(&id));
+    assert_eq!(strangers, [leaf_key(&ghost)]);
+}
+
+#[test]
 fn whom_an_admin_added_and_removed_again_nobody_else_brings_back() {
     let issuer = SigningKey::generate();
     let ([alice, bob, mallory], id) = three(&issuer);
