@@ -11,9 +11,9 @@ use std::{
 use nix::sys::signal::Signal;
 use postern_server::{
     config::{ConnectionString, DatabaseConfig},
-    database::Database,
+    database::{Database, Way},
 };
-use postern_tests_kit::{Authority, Certificate, Cluster, HOME, Server, eventually, postern};
+use postern_tests_kit::{Authority, Certificate, Cluster, HOME, Server, eventually, postern, program};
 use reqwest::{StatusCode, Version, tls};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -369,6 +369,19 @@ async fn the_url_of_postgresql_says_how_much_of_it_is_verified() {
     }
     let error = connects(&to("db.example", &format!("sslmode=verify-full {wrong}"))).await.unwrap_err();
     assert!(error.contains("UnknownIssuer"), "{error}");
+
+    // The commands that run PostgreSQL's programs go there before: a program verifies as much, all the same.
+    let psql = |host: &str, mode: &str| {
+        let url = to(host, &format!("sslmode={mode} {right}"));
+        let way = Way::of(&ConnectionString::new(&url)).expect("it is a connection string");
+        let told = way.for_program(&[], "").expect("it has files");
+        let mut psql = Command::new(program("psql"));
+        psql.args(["--no-password", "-XAtc", "SELECT 1"]).arg(format!("--dbname={told}"));
+        psql
+    };
+    succeeds(&mut psql("db.example", "verify-full")).await;
+    succeeds(&mut psql("other.example", "verify-ca")).await;
+    fails(&mut psql("other.example", "verify-full"), "does not match host name").await;
 }
 
 #[tokio::test]
