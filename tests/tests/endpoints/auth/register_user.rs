@@ -120,6 +120,15 @@ pub async fn fall_silent(world: &World, client: PublicKey) {
     assert!(world.admin.query_one(sql, &[&key]).await.unwrap().get::<_, bool>(0));
 }
 
+/// Makes a silent client one that is not confirmed. It stands for one that was removed, and added again by another one (AS-4).
+pub async fn make_pending(world: &World, client: PublicKey) {
+    let trigger = |state: &str| format!("ALTER TABLE auth.clients {state} TRIGGER clients_stay_true");
+    world.admin.execute(&trigger("DISABLE"), &[]).await.unwrap();
+    let sql = "UPDATE auth.clients SET confirmed = false WHERE client_key = $1";
+    assert_eq!(world.admin.execute(sql, &[&client.as_bytes().as_slice()]).await.unwrap(), 1);
+    world.admin.execute(&trigger("ENABLE ALWAYS"), &[]).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_registration_is_answered_again_with_another_credential_if_its_client_could_ask_for_one() {
     let world = World::start().await;
@@ -144,12 +153,7 @@ async fn a_registration_is_answered_again_with_another_credential_if_its_client_
     let not_allowed = ProblemType::NotAllowed;
     world.assert_refused("a suspended user's client", &registration.wire(), not_allowed).await;
     world.admin.execute("SELECT operator.unsuspend_user('alice')", &[]).await.unwrap();
-    // This stands for a client that was removed, and added again by another one (AS-4).
-    let pending = "ALTER TABLE auth.clients DISABLE TRIGGER clients_stay_true;
-                   UPDATE auth.clients SET confirmed = false
-                    WHERE user_id = (SELECT user_id FROM auth.users WHERE name = 'alice');
-                   ALTER TABLE auth.clients ENABLE ALWAYS TRIGGER clients_stay_true";
-    world.admin.batch_execute(pending).await.unwrap();
+    make_pending(&world, key).await;
     world.assert_refused("a pending client", &registration.wire(), not_allowed).await;
     world.close();
 }

@@ -20,7 +20,7 @@ use reqwest::StatusCode;
 use super::{
     commit_identity::{FILLER, filler, random_user},
     publish_contact,
-    register_user::fall_silent,
+    register_user::{fall_silent, make_pending},
     sign_credential,
 };
 use crate::every_route::Valid;
@@ -182,6 +182,10 @@ async fn a_reset_is_answered_again_with_another_credential_after_its_client_was_
     assert_eq!(world.look_up(&alice.name).await.clients[0].credential, again.credential);
     let third: CredentialIssued = world.send(&reset.wire()).await.decode();
     assert_eq!(third.credential, again.credential);
+
+    fall_silent(&world, device.public_key()).await;
+    make_pending(&world, device.public_key()).await;
+    world.assert_refused("a pending client", &reset.wire(), ProblemType::NotAllowed).await;
     world.close();
 }
 
