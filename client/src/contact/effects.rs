@@ -361,6 +361,39 @@ mod tests {
         assert_eq!(waiting.unwrap(), 0);
     }
 
+    /// The AS was restored to a state before one that the device knew, and the user's identity goes on in another way, perhaps.
+    #[test]
+    fn a_device_that_logged_out_is_removed_though_it_knew_more_than_the_as_shows() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options::default();
+        let store = Store::create(directory.path(), &options).unwrap();
+        let (bob, device): (UserName, _) = ("bob@example.org".parse().unwrap(), SigningKey::generate());
+        let client_key = device.public_key();
+        let eid = store.write(|tx| identity::eid::create(tx, &bob, &device, None)).unwrap().state.eid;
+        let another_history = EidState { transcript: Transcript::new([1; 32]), ..eid };
+        let sender = Sender::Found(VerifiedUser { name: bob.clone(), eid, clients: Vec::new() });
+        for (what, told) in [("news", eid.followed_by(b"a commit")), ("a split", another_history)] {
+            let letter = WaitingLetter {
+                client_key,
+                subject: LetterBody::Leaving.subject(),
+                stamp: Stamp { time: store.now(), number: 1, eid: told },
+                body: LetterBody::Leaving,
+                home_key: None,
+                address: None,
+            };
+            let leaves = |tx: &Tx<'_>| {
+                let fate = take_effect(tx, &bob, &sender, &letter, &options);
+                let sql = "SELECT client_key FROM leaving_devices";
+                let mut statement = tx.sql().prepare(sql)?;
+                let leaving = statement.query_map([], |row| row.get(0))?;
+                Ok((fate, leaving.collect::<Result<Vec<Vec<u8>>, _>>()?))
+            };
+            let (fate, leaving) = store.trial(leaves).unwrap();
+            assert!(matches!(fate, Ok(Fate::Done)), "{what}");
+            assert_eq!(leaving, [client_key.as_bytes()], "{what}");
+        }
+    }
+
     #[test]
     fn the_letter_of_a_device_that_logged_out_waits_while_the_as_shows_nothing_that_holds() {
         let directory = tempfile::tempdir().unwrap();
