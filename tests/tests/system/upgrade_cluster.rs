@@ -106,6 +106,21 @@ async fn an_upgrade_that_is_killed_between_two_steps_is_done_by_the_same_command
     assert!(server.terminate().await.success());
 }
 
+/// A table of the operator's own, of which nobody counts the rows under a limit of time.
+const COUNTED_WITHOUT_LIMITS: &str = "
+    CREATE SCHEMA own;
+    CREATE FUNCTION own.without_limits(value integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$
+    BEGIN
+        IF current_setting('statement_timeout') <> '0' OR current_setting('lock_timeout') <> '0' THEN
+            RAISE EXCEPTION 'there is a limit of time';
+        END IF;
+        RETURN value;
+    END
+    $$;
+    CREATE TABLE own.counted (value integer);
+    INSERT INTO own.counted VALUES (1);
+    CREATE INDEX ON own.counted (own.without_limits(value))";
+
 async fn upgrade(old: &Path, new: &Path) {
     let (from, to) = (major(old), major(new));
     let (old, new) = (old.to_str().expect("it is text"), new.to_str().expect("it is text"));
@@ -119,6 +134,11 @@ async fn upgrade(old: &Path, new: &Path) {
     admin.batch_execute("ALTER SYSTEM SET work_mem = '5MB'").await.unwrap();
     // Commits wait for a standby, which follows no cluster that is being changed.
     admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (standby1)'").await.unwrap();
+    // And sessions have limits, but for the one that counts the rows.
+    admin.batch_execute(COUNTED_WITHOUT_LIMITS).await.unwrap();
+    for limit in ["statement_timeout", "lock_timeout"] {
+        admin.batch_execute(&format!("ALTER SYSTEM SET {limit} = '1min'")).await.unwrap();
+    }
     admin.batch_execute("ALTER ROLE postern_server SET application_name = 'mine'").await.unwrap();
     admin.batch_execute("CREATE ROLE alice LOGIN IN ROLE postern_operator").await.unwrap();
     let settings = "SELECT array_agg(concat_ws(' ', setdatabase <> 0, r.rolname, setconfig::text) ORDER BY r.rolname, setconfig)
@@ -197,6 +217,7 @@ async fn upgrade(old: &Path, new: &Path) {
     assert!(row.get::<_, bool>(3) && row.get::<_, bool>(4), "roles, and the extension");
     assert!(row.get::<_, bool>(5), "the planner has counted");
     assert_eq!(row.get::<_, i64>(6), 0, "what nobody may execute, nobody may after it");
+    admin.batch_execute("DROP SCHEMA own CASCADE").await.unwrap();
     drop(admin);
     let (done, text) = run("check", &["--embedded"], &dir, new).await;
     assert!(done, "{text}");
