@@ -62,6 +62,32 @@ async fn a_second_device_of_a_plain_member_comes_into_all_groups_by_itself_as_th
 }
 
 #[tokio::test]
+async fn a_new_device_is_told_of_members_of_whom_the_old_one_reads_as_it_adds_it() {
+    let world = World::builder().pushing().start().await;
+    let (alice, bob, group) = world.friends(["alice", "bob"], "climbing").await;
+    let carol = world.person("carol").await;
+    befriend(&alice, &carol, &group).await;
+    assert_eq!(bob.group_with_id(&group).members().unwrap().len(), 2, "he has read nothing of her");
+    let tablet = world.device(&bob, "tablet").await;
+    // It waits for no letter.
+    tablet.group_with_id(&group).rejoin().await.expect("nobody in the group is a stranger");
+    assert_eq!(tablet.group_with_id(&group).members().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_device_on_its_way_is_told_by_the_same_call_of_whom_another_one_adds() {
+    let world = World::builder().pushing().start().await;
+    let (alice, carol) = (world.person("alice").await, world.person("carol").await);
+    let group = alice.create_group("two").await.unwrap().id().clone();
+    let tablet = world.device(&alice, "tablet").await;
+    // She tells it of the group, in which she is alone.
+    receive(&alice).await;
+    befriend(&alice, &carol, &group).await;
+    receive(&tablet).await;
+    assert_eq!(tablet.group_with_id(&group).members().unwrap().len(), 3);
+}
+
+#[tokio::test]
 async fn a_ghost_in_what_a_server_shows_of_a_group_does_not_come_in_with_a_further_device() {
     let world = World::builder().pushing().start().await;
     let line = BadLine::to(world.server().address()).await;
