@@ -119,6 +119,24 @@ async fn a_ghost_in_what_a_server_shows_of_a_group_does_not_come_in_with_a_furth
 }
 
 #[tokio::test]
+async fn who_comes_back_asks_the_as_about_a_members_new_device_and_has_the_group_shown_once() {
+    let world = World::builder().pushing().start().await;
+    let line = BadLine::to(world.server().address()).await;
+    let ([_, bob, carol], group) = group_of_three(&world).await;
+    let bob = with(bob, Options { server: Some(line.url()), ..patient() });
+    receive(&bob).await;
+    let tablet = world.device(&carol, "tablet").await;
+    // Nobody hears of it when it comes in.
+    world.admin.batch_execute("DELETE FROM qs.addresses").await.unwrap();
+    tablet.group_with_id(&group).rejoin().await.unwrap();
+    line.take_requests();
+    bob.group_with_id(&group).rejoin().await.expect("the AS confirms whose it is");
+    let requests = line.take_requests();
+    assert_eq!(requests.iter().filter(|line| line.contains("/group-info")).count(), 1, "{requests:?}");
+    assert_eq!(bob.group_with_id(&group).members().unwrap().len(), 4);
+}
+
+#[tokio::test]
 async fn a_device_whose_user_does_not_take_the_strangers_in_a_group_stays_out() {
     let world = World::builder().pushing().start().await;
     let line = BadLine::to(world.server().address()).await;
