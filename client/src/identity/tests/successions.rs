@@ -117,6 +117,18 @@ async fn who_began_anew_and_then_took_another_name_stays_the_one_of_before_until
 }
 
 #[tokio::test]
+async fn who_begins_as_anothers_successor_under_a_name_of_its_own_is_another_user() {
+    let (phone, mut server, bob) = world();
+    sees(&server, &bob).await.unwrap();
+    // No client of Alice's calls her so, neither one of before nor one of hers since.
+    server.name = alicia();
+    server.reset(&mut Device::new(&alicia()));
+    assert_eq!(refusal_of(&server, &bob, &alicia()).await, IdentityError::OtherUser);
+    assert_eq!((bob.events(), known_as(&bob, &alicia())), (Vec::new(), None));
+    assert!(is_confirmed(&bob, &phone), "Alice is who she was");
+}
+
+#[tokio::test]
 async fn another_user_does_not_pass_for_one_who_was_renamed_and_began_anew() {
     let (mut phone, mut server, bob) = world();
     sees(&server, &bob).await.unwrap();
