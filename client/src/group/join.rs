@@ -62,9 +62,9 @@ pub(crate) fn join_later(tx: &Tx<'_>, id: &GroupId, welcome: &Welcome) -> Result
 
 /// The Welcomes that it is time to try again.
 pub(crate) fn late_welcomes(tx: &Tx<'_>) -> Result<Vec<Welcome>> {
-    let mut statement =
-        tx.sql().prepare_cached("SELECT welcome FROM welcomes WHERE due <= ?1 ORDER BY rowid")?;
-    let welcomes = statement.query_map([integer(tx.now())], |row| row.get(0).map(Welcome::new))?;
+    let sql = "SELECT welcome FROM welcomes WHERE due NOT BETWEEN ?1 AND ?2 ORDER BY rowid";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let welcomes = statement.query_map(tx.to_come(LONGEST_PAUSE), |row| row.get(0).map(Welcome::new))?;
     Ok(welcomes.collect::<Result<_, _>>()?)
 }
 

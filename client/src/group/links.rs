@@ -370,13 +370,15 @@ pub(super) fn forget_departed(tx: &Tx<'_>, group: &GroupState) -> Result<()> {
 pub(crate) fn unconfirmed(tx: &Tx<'_>) -> Result<Vec<(PublicKey, UserName)>> {
     let mut statement = tx.sql().prepare_cached(
         "SELECT DISTINCT l.client_key, l.user FROM links l
-          WHERE l.client_key IS NOT NULL AND l.user IS NOT NULL AND l.due <= ?1
+          WHERE l.client_key IS NOT NULL AND l.user IS NOT NULL AND l.due NOT BETWEEN ?1 AND ?2
             AND NOT EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key)
             AND NOT EXISTS (SELECT 1 FROM links o
-                             WHERE o.client_key = l.client_key AND (o.due > ?1 OR o.tried >= ?2))",
+                             WHERE o.client_key = l.client_key
+                               AND (o.due BETWEEN ?1 AND ?2 OR o.tried >= ?3))",
     )?;
+    let [first, last] = tx.to_come(LONGEST_PAUSE);
     let rows = statement
-        .query_map(params![integer(tx.now()), MOST_LOOKS], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(params![first, last, MOST_LOOKS], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<Vec<([u8; 32], String)>, _>>()?;
     rows.into_iter()
         .map(|(client_key, user)| {
