@@ -590,7 +590,7 @@ mod tests {
     fn each_table_with_times_to_come_is_known_to_end_its_pauses() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::create(home.path(), &Options::default()).unwrap();
-        let tables = |tx: &Tx<'_>| {
+        let tables = |tx: &Tx<'_>| -> Result<Vec<String>> {
             let sql = "SELECT t.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c
                         WHERE t.type = 'table' AND c.name = 'due' ORDER BY t.name";
             let mut statement = tx.sql().prepare(sql)?;
