@@ -3,7 +3,10 @@
 //! Two libraries read the system's clock themselves, whatever this one says: openmls for the
 //! lifetimes of leaves, and the signing of requests for their creation time.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    ops::RangeInclusive,
+    time::{Duration, Instant, SystemTime},
+};
 
 /// Seconds by which clocks may differ, as for signed requests.
 pub(crate) const CLOCK_SKEW: u64 = 300;
@@ -13,9 +16,11 @@ pub(crate) fn is_of_the_future(noted: u64, now: u64) -> bool {
     noted > now.saturating_add(CLOCK_SKEW)
 }
 
-/// Whether the time has come for which something was put off. One more than two days ahead was noted by a clock that was wrong.
-pub(crate) fn has_come(due: u64, now: u64) -> bool {
-    due <= now || due > now.saturating_add(2 * 24 * 60 * 60)
+/// The times that are yet to come of those for which something is put off, by so many seconds at the longest. One farther ahead was
+/// noted by a clock that was ahead then, and has come: until the true clock gets there may be years. A table that keeps such times
+/// names its longest pause, and asks its [`Tx`](crate::store::Tx).
+pub(crate) fn to_come(longest: u64, now: u64) -> RangeInclusive<u64> {
+    now.saturating_add(1)..=now.saturating_add(longest).saturating_add(CLOCK_SKEW)
 }
 
 /// Whether something was done within so many seconds before `now`. What was noted of a time to come counts for nothing.
@@ -71,6 +76,23 @@ mod tests {
         let after = Clock::default().now();
         assert!((before + 86_400..=after + 86_400).contains(&moved));
         assert!(Clock::ahead_by(-86_400).now() < before);
+    }
+
+    #[test]
+    fn a_time_that_a_clock_which_was_ahead_noted_has_come() {
+        let (now, longest) = (1_800_000_000, 3600);
+        for (due, waits) in [
+            (0, false),
+            (now, false),
+            (now + 1, true),
+            (now + longest, true),
+            (now + longest + CLOCK_SKEW, true),
+            (now + longest + CLOCK_SKEW + 1, false),
+            (u64::MAX, false),
+        ] {
+            assert_eq!(to_come(longest, now).contains(&due), waits, "{due}");
+        }
+        assert!(to_come(u64::MAX, now).contains(&u64::MAX));
     }
 
     #[test]

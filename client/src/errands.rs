@@ -25,7 +25,7 @@ use crate::{
     mailbox::{self, KINDS},
     profile, push,
     session::Session,
-    store::{Step, Store, Tx, integer},
+    store::{Step, Store, Tx},
 };
 
 impl Session {
@@ -150,16 +150,18 @@ impl Session {
             let sql =
                 "SELECT EXISTS (SELECT 1 FROM submissions) OR EXISTS (SELECT 1 FROM deposits)
                      OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM strayed WHERE state IN (1, 2, 5))
-                     OR EXISTS (SELECT 1 FROM letters WHERE due <= ?1) OR EXISTS (SELECT 1 FROM fetches)
-                     OR EXISTS (SELECT 1 FROM news WHERE due <= ?1) OR EXISTS (SELECT 1 FROM friendship_changes)
+                     OR EXISTS (SELECT 1 FROM fetches) OR EXISTS (SELECT 1 FROM friendship_changes)
                      OR EXISTS (SELECT 1 FROM publications) OR EXISTS (SELECT 1 FROM revocations WHERE done IS NULL)
-                     OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM evictions WHERE due <= ?1)
-                     OR EXISTS (SELECT 1 FROM welcomes)
-                     OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM eid_claims WHERE due <= ?1)
-                     OR EXISTS (SELECT 1 FROM leaving_devices)
+                     OR EXISTS (SELECT 1 FROM entries) OR EXISTS (SELECT 1 FROM welcomes)
+                     OR EXISTS (SELECT 1 FROM identity_commits) OR EXISTS (SELECT 1 FROM leaving_devices)
                      OR EXISTS (SELECT 1 FROM groups WHERE introduce = 1 AND active = 1)";
-            let others: bool = tx.sql().query_row(sql, [integer(tx.now())], |row| row.get(0))?;
-            Ok(others || !group::with_outcasts(tx)?.is_empty())
+            let others: bool = tx.sql().query_row(sql, [], |row| row.get(0))?;
+            Ok(others
+                || !group::evictions(tx)?.is_empty()
+                || !group::with_outcasts(tx)?.is_empty()
+                || !identity::claimed(tx)?.is_empty()
+                || !contact::senders_of_letters(tx)?.is_empty()
+                || !contact::receivers_of_news(tx)?.is_empty())
         })
     }
 
@@ -458,5 +460,145 @@ fn kept_addresses(tx: &Tx<'_>, kind: QueueKind) -> Result<Vec<Address>> {
             let address = |id: &GroupId| Ok(GroupState::load(tx, id)?.delivery_address());
             group::active(tx)?.iter().filter_map(|id| address(id).transpose()).collect()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::params;
+
+    use super::*;
+    use crate::options::Options;
+
+    const HOUR: u64 = 60 * 60;
+    const DAY: u64 = 24 * HOUR;
+
+    /// A table of what waits until it is due: a row of it, the longest pause, and whether the row's time has come.
+    type Waiting = (&'static str, &'static str, u64, fn(&Tx<'_>) -> Result<bool>);
+
+    /// Rows belong to the one group, and to the one user of its member.
+    const WAITING: [Waiting; 11] = [
+        (
+            "welcomes",
+            "(welcome, group_id, family, attempts, due) SELECT x'00', group_id, 'x.example', 9, 0 FROM groups",
+            HOUR,
+            |tx| Ok(!group::late_welcomes(tx)?.is_empty()),
+        ),
+        (
+            "strayed",
+            "(group_id, state, since, attempts, due, broken) SELECT group_id, 1, 0, 9, 0, 0 FROM groups",
+            2 * DAY,
+            |tx| Ok(!strayed::due(tx)?.is_empty()),
+        ),
+        (
+            "entries",
+            "(group_id, handover, attempts, due) SELECT group_id, x'00', 9, 0 FROM groups",
+            DAY,
+            |tx| Ok(!group::entries_due(tx)?.is_empty()),
+        ),
+        (
+            "evictions",
+            "(group_id, client_key, generation, attempts, refusals, due)
+             SELECT group_id, x'00', 0, 9, 0, 0 FROM groups",
+            DAY,
+            |tx| Ok(!group::evictions(tx)?.is_empty()),
+        ),
+        (
+            "outcasts",
+            "(group_id, client_key, user, due) SELECT group_id, x'00', 'eve@x.example', 0 FROM groups",
+            DAY,
+            |tx| Ok(!group::with_outcasts(tx)?.is_empty()),
+        ),
+        (
+            "links",
+            "(group_id, leaf_key, client_key, user, last_number, due)
+             SELECT group_id, x'00', zeroblob(32), 'bob@x.example', 0, 0 FROM groups",
+            30 * DAY,
+            |tx| Ok(!group::unconfirmed(tx)?.is_empty()),
+        ),
+        ("gone_members", "(user, told, since, due) VALUES ('bob@x.example', 0, 0, 0)", 30 * DAY, |tx| {
+            Ok(!group::not_seen_since(tx, tx.now())?.is_empty())
+        }),
+        ("member_news", "(user, tried, due) VALUES ('eve@x.example', 0, 0)", DAY, |tx| {
+            Ok(!group::hints(tx)?.is_empty())
+        }),
+        (
+            "eid_claims",
+            "(user, client_key, state, tried, due) VALUES ('bob@x.example', x'00', x'', 0, 0)",
+            30 * DAY,
+            |tx| Ok(!identity::claimed(tx)?.is_empty()),
+        ),
+        (
+            "letters",
+            "(client_key, subject, user, number, time, stamp, body, stranger, due)
+             VALUES (x'00', 'request', 'eve@x.example', 1, 1, x'', x'', 1, 0)",
+            6 * HOUR,
+            |tx| Ok(!contact::senders_of_letters(tx)?.is_empty()),
+        ),
+        ("news", "(user, news, due) VALUES ('eve@x.example', x'', 0)", DAY, |tx| {
+            Ok(!contact::receivers_of_news(tx)?.is_empty())
+        }),
+    ];
+
+    /// All tables with a column `due` but these have their rows in [`WAITING`]: `told_devices`, `homeservers`, `contact_turn` and
+    /// `added_devices` have tests of their own.
+    const OTHERS: [&str; 4] = ["added_devices", "contact_turn", "homeservers", "told_devices"];
+
+    #[test]
+    fn what_a_clock_that_was_ahead_put_off_is_done_once_the_clock_is_right() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let id = GroupId::new([7; 16], "x.example".parse().unwrap());
+        let execute = |sql: &str| store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+        store
+            .write(|tx| {
+                let sql = "INSERT INTO groups
+                               (group_id, title, leaf_key, active, introduce, next_number, committed)
+                           VALUES (?1, '', x'', 1, 0, 1, 0)";
+                Ok(tx.sql().execute(sql, params![id.to_mls()])?)
+            })
+            .unwrap();
+        execute(
+            "INSERT INTO eids (user, pending, founder, founding, incarnation, epoch, transcript, public_group,
+                               seen, verified)
+             VALUES ('bob@x.example', 0, zeroblob(32), zeroblob(32), 0, 0, zeroblob(32), x'', 0, 0)",
+        );
+        for (table, row, ..) in WAITING {
+            execute(&format!("INSERT INTO {table} {row}"));
+        }
+        let now = store.now();
+        let is_due = |due: u64, (table, _, _, has_come): Waiting| {
+            execute(&format!("UPDATE {table} SET due = {due}"));
+            store.read(has_come).unwrap()
+        };
+        for waiting in WAITING {
+            let (table, _, longest, _) = waiting;
+            assert!(is_due(now, waiting), "{table}");
+            assert!(!is_due(now + longest / 2, waiting), "{table}: it waits");
+            assert!(!is_due(now + longest, waiting), "{table}: it waits for so long at the longest");
+            assert!(is_due(now + longest + 20 * DAY, waiting), "{table}: the clock was ahead by twenty days");
+            assert!(is_due(u64::MAX >> 1, waiting), "{table}: the clock was at the end of time");
+        }
+        // The AS may confirm a request for a month, and is asked ever more seldom.
+        execute("UPDATE letters SET unconfirmed = 1");
+        let letters = WAITING.into_iter().find(|(table, ..)| *table == "letters").expect("it is one");
+        assert!(!is_due(now + 15 * DAY, letters));
+        assert!(is_due(now + 35 * DAY, letters));
+    }
+
+    #[test]
+    fn each_table_with_times_to_come_is_known_to_end_its_pauses() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let tables = |tx: &Tx<'_>| -> Result<Vec<String>> {
+            let sql = "SELECT t.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c
+                        WHERE t.type = 'table' AND c.name = 'due' ORDER BY t.name";
+            let mut statement = tx.sql().prepare(sql)?;
+            let names = statement.query_map([], |row| row.get(0))?;
+            Ok(names.collect::<Result<Vec<String>, _>>()?)
+        };
+        let mut known: Vec<_> = WAITING.into_iter().map(|(table, ..)| table).chain(OTHERS).collect();
+        known.sort_unstable();
+        assert_eq!(store.read(tables).unwrap(), known);
     }
 }

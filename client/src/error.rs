@@ -384,6 +384,8 @@ pub(crate) enum Rejection {
     Doubt { group: GroupId, reason: String },
     /// A Welcome to this group waits: others are there than another device of this user told of, or that one told of a later epoch.
     Strangers(GroupId),
+    /// A Welcome is to a group that this client is in already.
+    InAlready,
     /// It does not open, though the secrets of its epoch are here: anybody in the group, which has so many members, may have made
     /// it up, or the DS was restored to an earlier state.
     Unfit { group: GroupId, members: usize, reason: String },

@@ -45,7 +45,7 @@ pub struct Options {
     /// ([`Group::history`](crate::Group::history)); 0: none.
     pub history: u64,
     /// The unit of the pauses before this device comes back into a group that it cannot follow: the
-    /// first is at most so long for each member, the next ones are 30 times as long and more.
+    /// first is at most so long for each member, the next ones are 30 times as long and more. None is much longer than a day.
     pub return_after: Duration,
     /// How long another device of the user has to be silent before it is removed from the user's devices: from the end of
     /// its credential, which is 60 to 90 days after it was in use last, or from when this device first saw that.

@@ -31,6 +31,9 @@ use crate::{
     store::{Step, Store, Tx},
 };
 
+/// This device's user reads this where a Welcome comes too late.
+const IN_ALREADY: &str = "a Welcome is for a group this client is in already";
+
 impl Session {
     /// Asks a queue for what comes after the last processed message. Not a step: others
     /// may go on meanwhile.
@@ -352,6 +355,7 @@ fn note_effect(tx: &Tx<'_>, options: &Options, effect: Result<(), Rejection>) ->
     match effect {
         Ok(()) | Err(Rejection::Unread | Rejection::Strangers(_)) => Ok(()),
         Err(Rejection::Invalid(reason)) => Event::Ignored { reason }.record(tx),
+        Err(Rejection::InAlready) => Event::ignored(IN_ALREADY).record(tx),
         Err(Rejection::Doubt { group, reason }) => {
             strayed::doubt(tx, &group)?;
             Event::Ignored { reason }.record(tx)
@@ -400,6 +404,10 @@ pub(crate) fn take_effect(
                     let reason = "a Welcome waits: its group is older than what another device of this user \
                                   told of, or others are in it";
                     return Ok(Event::Ignored { reason: reason.to_owned() }.record(tx)?);
+                }
+                Err(Rejection::InAlready) => {
+                    group::give_leaf_up(tx, welcome)?;
+                    return Ok(Event::ignored(IN_ALREADY).record(tx)?);
                 }
                 joined => joined?,
             };

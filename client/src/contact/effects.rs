@@ -23,8 +23,6 @@ use crate::{
 
 const HOUR: u64 = 60 * 60;
 const DAY: u64 = 24 * HOUR;
-/// Seconds for which the request of a sender waits that the AS does not confirm.
-const UNVERIFIED_FOR: u64 = 30 * DAY;
 /// Seconds for which the farewell of a user waits while the AS still knows the user.
 const FAREWELL_FOR: u64 = 2 * DAY;
 const LATER_THAN_KNOWN: &str = "a letter says that something was decided later than its sender can know";
@@ -180,7 +178,7 @@ fn unverified(
     options: &Options,
 ) -> Result<Fate, Rejection> {
     let first = letter.stamp.time;
-    if !matches!(letter.body, LetterBody::Request(_)) || first.saturating_add(UNVERIFIED_FOR) < tx.now() {
+    if !matches!(letter.body, LetterBody::Request(_)) || first.saturating_add(letters::UNVERIFIED_FOR) < tx.now() {
         return Err(Rejection::invalid("a letter is from a user whom the server does not confirm"));
     }
     let (users, own) = letters::unconfirmed(tx, user)?;
@@ -193,7 +191,7 @@ fn unverified(
     letters::mark_unconfirmed(tx, letter)?;
     // Each time costs a token: after a day, then after two, and so on.
     let next = tx.now().saturating_add(DAY.max(tx.now().saturating_sub(first)));
-    Ok(Fate::Waits(next.min(first.saturating_add(UNVERIFIED_FOR + 1))))
+    Ok(Fate::Waits(next.min(first.saturating_add(letters::UNVERIFIED_FOR + 1))))
 }
 
 /// Ends everything with a user that says farewell and that the AS does not know any more: the account was deleted (AS-9).

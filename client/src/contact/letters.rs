@@ -28,6 +28,12 @@ const OF_ONE_STRANGER: u64 = 32;
 const OF_UNHEARD: u64 = 10;
 /// The longest time, in seconds, for which a letter waits whose AS does not say who its sender is.
 pub(super) const LONGEST_PAUSE: u64 = 6 * 60 * 60;
+/// Seconds for which the request of a sender is kept that the AS does not confirm.
+pub(super) const UNVERIFIED_FOR: u64 = 30 * 24 * 60 * 60;
+/// The longest time, in seconds, for which such a request waits: until it is twice as old, if that is within its time.
+const LONGEST_PAUSE_OF_UNVERIFIED: u64 = UNVERIFIED_FOR / 2 + 1;
+/// Condition on a letter: the time has come to read it. Its parameters are the [`times_to_come`].
+const IS_DUE: &str = "due NOT BETWEEN ?1 AND iif(unconfirmed = 1, ?3, ?2)";
 /// The most secrets of letters that are tried when their user is looked up.
 const SECRETS_AT_ONCE: usize = 3;
 
@@ -164,21 +170,32 @@ pub(crate) fn read_again(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     Ok(())
 }
 
+/// The first time that is yet to come, the last one for an ordinary letter, and for a request that the AS did not confirm.
+fn times_to_come(tx: &Tx<'_>) -> [i64; 3] {
+    let [first, last] = tx.to_come(LONGEST_PAUSE);
+    let [_, last_of_unverified] = tx.to_come(LONGEST_PAUSE_OF_UNVERIFIED);
+    [first, last, last_of_unverified]
+}
+
 /// The users whose letters are to be read now.
-pub(super) fn senders(tx: &Tx<'_>) -> Result<Vec<UserName>> {
-    let mut statement = tx.sql().prepare_cached("SELECT DISTINCT user FROM letters WHERE due <= ?1")?;
-    let rows = statement.query_map([integer(tx.now())], |row| row.get::<_, String>(0))?;
+pub(crate) fn senders(tx: &Tx<'_>) -> Result<Vec<UserName>> {
+    let sql = format!("SELECT DISTINCT user FROM letters WHERE {IS_DUE}");
+    let mut statement = tx.sql().prepare_cached(&sql)?;
+    let rows = statement.query_map(times_to_come(tx), |row| row.get::<_, String>(0))?;
     rows.map(|user| name(&user?)).collect()
 }
 
 /// The letters of a user that are to be read now, in the order of their numbers.
 pub(super) fn waiting(tx: &Tx<'_>, user: &UserName) -> Result<Vec<WaitingLetter>> {
     type Row = (Vec<u8>, String, Vec<u8>, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
-    let sql = "SELECT client_key, subject, stamp, body, home_key, address FROM letters
-                WHERE user = ?1 AND due <= ?2 ORDER BY number";
-    let mut statement = tx.sql().prepare_cached(sql)?;
+    let sql = format!(
+        "SELECT client_key, subject, stamp, body, home_key, address FROM letters
+          WHERE user = ?4 AND {IS_DUE} ORDER BY number"
+    );
+    let mut statement = tx.sql().prepare_cached(&sql)?;
+    let [first, last, last_of_unverified] = times_to_come(tx);
     let rows = statement
-        .query_map(params![user.to_string(), integer(tx.now())], |row| {
+        .query_map(params![first, last, last_of_unverified, user.to_string()], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
         })?
         .collect::<Result<Vec<Row>, _>>()?;
@@ -219,15 +236,21 @@ pub(super) fn wait(tx: &Tx<'_>, letter: &WaitingLetter, due: u64) -> Result<()> 
 /// Has the letters of a user wait of whom the AS says nothing that can be used: until each is twice as old as now, for six hours
 /// at most. So a letter is tried a few times soon, and then ever more seldom, also one that says to be of the future.
 pub(super) fn put_off(tx: &Tx<'_>, user: &UserName) -> Result<()> {
-    let sql = "UPDATE letters SET due = ?2 + min(max(abs(?2 - time), 1), ?3) WHERE user = ?1 AND due <= ?2";
-    tx.sql().execute(sql, params![user.to_string(), integer(tx.now()), integer(LONGEST_PAUSE)])?;
-    Ok(())
+    defer(tx, user, "min(max(abs(?5 - time), 1), ?6)", LONGEST_PAUSE)
 }
 
 /// Has the letters of a user wait for so many seconds, whatever their age: nobody was asked.
 pub(super) fn postpone(tx: &Tx<'_>, user: &UserName, pause: u64) -> Result<()> {
-    let sql = "UPDATE letters SET due = ?2 + ?3 WHERE user = ?1 AND due <= ?2";
-    tx.sql().execute(sql, params![user.to_string(), integer(tx.now()), integer(pause)])?;
+    defer(tx, user, "?6", pause)
+}
+
+/// Has those letters of a user wait that are to be read now: each for a `pause` of its own, in SQL, where ?5 is the present time and
+/// ?6 a number of `seconds`.
+fn defer(tx: &Tx<'_>, user: &UserName, pause: &str, seconds: u64) -> Result<()> {
+    let sql = format!("UPDATE letters SET due = ?5 + {pause} WHERE user = ?4 AND {IS_DUE}");
+    let [first, last, last_of_unverified] = times_to_come(tx);
+    let (now, seconds) = (integer(tx.now()), integer(seconds));
+    tx.sql().execute(&sql, params![first, last, last_of_unverified, user.to_string(), now, seconds])?;
     Ok(())
 }
 
@@ -337,9 +360,10 @@ mod tests {
         let [alice, alicia]: [UserName; 2] =
             ["alice@x.example", "alicia@x.example"].map(|name| name.parse().unwrap());
         let wait = "INSERT INTO letters (client_key, subject, user, number, time, stamp, body, stranger, due)
-                    VALUES (x'00', 'leaving', 'alice@x.example', 1, 1, x'', x'', 0, 1 << 40),
+                    VALUES (x'00', 'leaving', 'alice@x.example', 1, 1, x'', x'', 0, ?1),
                            (x'01', 'request', 'alice@x.example', 1, 1, x'', x'', 1, 0)";
-        store.write(|tx| Ok(tx.sql().execute(wait, [])?)).unwrap();
+        let later = integer(store.now() + 1000);
+        store.write(|tx| Ok(tx.sql().execute(wait, [later])?)).unwrap();
         store.write(|tx| own_moved(tx, &alice, &alicia)).unwrap();
         let mut senders = store.read(senders).unwrap();
         senders.sort();

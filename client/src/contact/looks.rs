@@ -41,12 +41,14 @@ async fn look(store: &Store, api: &Api, user: &UserName) -> Result<()> {
     if missing { Ok(()) } else { found.map(drop) }
 }
 
-/// The time of the next turn, in seconds since 1970; 0 before the first one, and for one that a clock which was set back
-/// has put far off.
+/// The time of the next turn, in seconds since 1970; 0 before the first one, and for one that a clock which was ahead has put far
+/// off.
 fn next_turn(tx: &Tx<'_>, every: u64) -> Result<u64> {
     let due: Option<u64> =
         tx.sql().query_row("SELECT due FROM contact_turn", [], |row| row.get(0)).optional()?;
-    Ok(due.filter(|due| *due <= tx.now().saturating_add(2 * every)).unwrap_or_default())
+    let longest_pause = every.saturating_add(every / 2);
+    let is_true = |due: &u64| *due <= tx.now() || !tx.has_come(*due, longest_pause);
+    Ok(due.filter(is_true).unwrap_or_default())
 }
 
 /// The contacts whose turn it is are those that were seen longest ago. None is among them whose name is another by now, with a

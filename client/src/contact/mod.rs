@@ -39,12 +39,16 @@ pub(crate) use self::{
     effects::moved,
     friendship::Friendship,
     handover::{handover, take_over},
-    letters::{own_moved as own_letters_moved, read_again, receive_letter, secrets_in_letters},
+    letters::{
+        own_moved as own_letters_moved, read_again, receive_letter, secrets_in_letters,
+        senders as senders_of_letters,
+    },
     list::list,
     looks::look_after_contacts,
     met_domains::{forget_met, with_new_issuers},
     news::{
-        missed_letters, tell_contacts_of_end, tell_contacts_of_name, tell_contacts_of_profile, write_news,
+        missed_letters, receivers as receivers_of_news, tell_contacts_of_end, tell_contacts_of_name,
+        tell_contacts_of_profile, write_news,
     },
     read_letters::read_letters,
     requests::{accept, ask, decline, received},

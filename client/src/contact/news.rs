@@ -103,14 +103,18 @@ pub(super) fn forget(tx: &Tx<'_>, user: &UserName) -> Result<()> {
     Ok(())
 }
 
+/// The users to whom letters are due.
+pub(crate) fn receivers(tx: &Tx<'_>) -> Result<Vec<UserName>> {
+    let sql = "SELECT DISTINCT user FROM news WHERE due NOT BETWEEN ?1 AND ?2";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    // None waits longer than that.
+    let rows = statement.query_map(tx.to_come(RETRY_AFTER), |row| row.get::<_, String>(0))?;
+    rows.map(|user| name(&user?)).collect()
+}
+
 /// Writes the letters that are due.
 pub(crate) async fn write_news(store: &Store, api: &Api) -> Result<()> {
-    let users: Vec<UserName> = store.read(|tx| {
-        let mut statement = tx.sql().prepare_cached("SELECT DISTINCT user FROM news WHERE due <= ?1")?;
-        let rows = statement.query_map([integer(tx.now())], |row| row.get::<_, String>(0))?;
-        rows.map(|user| name(&user?)).collect()
-    })?;
-    for user in users {
+    for user in store.read(receivers)? {
         goes_on(write_to(store, api, &user).await)?;
     }
     Ok(())

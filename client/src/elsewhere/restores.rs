@@ -9,7 +9,6 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::descriptions::{DAY, description};
 use crate::{
-    clock::has_come,
     error::{Error, Result, goes_on},
     server::Api,
     store::{Store, Tx, integer},
@@ -52,7 +51,7 @@ pub(crate) fn forget_restores(tx: &Tx<'_>) -> Result<()> {
 fn is_due(tx: &Tx<'_>, domain: &Domain) -> Result<bool> {
     let mut statement = tx.sql().prepare_cached("SELECT due FROM homeservers WHERE domain = ?1")?;
     let due: Option<u64> = statement.query_row([domain.as_str()], |row| row.get(0)).optional()?;
-    Ok(due.is_some_and(|due| has_come(due, tx.now())))
+    Ok(due.is_some_and(|due| tx.has_come(due, DAY)))
 }
 
 fn put_off(tx: &Tx<'_>, domain: &Domain, seconds: u64) -> Result<()> {

@@ -36,6 +36,8 @@ const LONGEST_UNHEARD_PAUSE: u64 = 24 * 60 * 60;
 const SHOW_AGAIN: u64 = 60 * 60;
 /// Seconds before an AS that answered is asked again, at most.
 pub(super) const LONGEST_PAUSE: u64 = 30 * 24 * 60 * 60;
+/// The longest time, in seconds, for which a hint waits. One that the AS did not show is dropped before its pauses get so long.
+const LONGEST_HINT_PAUSE: u64 = LONGEST_UNHEARD_PAUSE;
 /// Seconds for which the AS has to know nobody of that name, before the end that a device told of is believed.
 const GONE_AFTER: u64 = 2 * 24 * 60 * 60;
 /// Seconds between two looks meanwhile.
@@ -67,6 +69,9 @@ pub(crate) enum InVain {
 }
 
 impl InVain {
+    /// The longest [`pause`](Self::pause).
+    pub(crate) const LONGEST_PAUSE: u64 = LONGEST_PAUSE;
+
     /// Seconds before the next lookup, after so many that were in vain for this reason already. An AS that answered is asked
     /// again after `show_again` the first time. One that is out of reach, but was heard before, will be back; a domain that
     /// nobody ever heard of is asked a few times only before there is a day between two lookups.
@@ -161,9 +166,10 @@ pub(crate) fn out_of_reach(tx: &Tx<'_>, user: &UserName) -> Result<()> {
 
 /// The hints that it is time to ask the AS about.
 pub(crate) fn hints(tx: &Tx<'_>) -> Result<Vec<MemberNews>> {
-    let mut statement = tx.sql().prepare_cached("SELECT user, name FROM member_news WHERE due <= ?1")?;
+    let sql = "SELECT user, name FROM member_news WHERE due NOT BETWEEN ?1 AND ?2";
+    let mut statement = tx.sql().prepare_cached(sql)?;
     let rows = statement
-        .query_map([integer(tx.now())], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(tx.to_come(LONGEST_HINT_PAUSE), |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<Vec<(String, Option<String>)>, _>>()?;
     rows.into_iter()
         .map(|(user, name)| {
@@ -281,7 +287,8 @@ pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
     let sql = format!(
         "SELECT e.user FROM eids e
           WHERE e.pending = 0 AND (e.seen < ?1 OR e.seen > ?4) AND {NAMES_USER}
-            AND NOT EXISTS (SELECT 1 FROM gone_members m WHERE m.user = e.user AND m.due > ?3)
+            AND NOT EXISTS (SELECT 1 FROM gone_members m
+                             WHERE m.user = e.user AND m.due BETWEEN ?6 AND ?7)
             AND NOT EXISTS (SELECT 1 FROM member_news n WHERE n.user = e.user)
             AND NOT EXISTS (SELECT 1 FROM eids p
                              WHERE p.user = e.user AND p.pending = 1 AND p.called IS NOT NULL)
@@ -292,9 +299,11 @@ pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
     let mut statement = tx.sql().prepare_cached(&sql)?;
     let (now, an_hour_ago) = (tx.now(), tx.now().saturating_sub(identity::HIDDEN_AGAIN));
     let ahead = now.saturating_add(CLOCK_SKEW);
+    // Who is not shown is looked for as often as others are looked up.
+    let [first, last] = tx.to_come(GONE_AGAIN.max(now.saturating_sub(time)));
     let rows = statement
         .query_map(
-            params![integer(time), AT_ONCE, integer(now), integer(ahead), integer(an_hour_ago)],
+            params![integer(time), AT_ONCE, integer(now), integer(ahead), integer(an_hour_ago), first, last],
             |row| row.get(0),
         )?
         .collect::<Result<Vec<String>, _>>()?;

@@ -46,8 +46,9 @@ pub(crate) fn remove_own_device(tx: &Tx<'_>, client_key: &PublicKey) -> Result<(
 
 /// The groups that a removed device may be in yet, or come into, and where it is time to shut it out.
 pub(crate) fn evictions(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
-    let mut statement = tx.sql().prepare_cached("SELECT DISTINCT group_id FROM evictions WHERE due <= ?1")?;
-    let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
+    let sql = "SELECT DISTINCT group_id FROM evictions WHERE due NOT BETWEEN ?1 AND ?2";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let ids = statement.query_map(tx.to_come(LONGEST_PAUSE), |row| row.get(0))?;
     let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
     ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }

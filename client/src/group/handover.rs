@@ -413,9 +413,9 @@ fn has_failed(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
 
 /// The groups that it is time to come into.
 pub(crate) fn entries_due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
-    let mut statement =
-        tx.sql().prepare_cached("SELECT group_id FROM entries WHERE due <= ?1 ORDER BY rowid")?;
-    let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
+    let sql = "SELECT group_id FROM entries WHERE due NOT BETWEEN ?1 AND ?2 ORDER BY rowid";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let ids = statement.query_map(tx.to_come(LONGEST_PAUSE), |row| row.get(0))?;
     let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
     ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }
@@ -553,8 +553,8 @@ fn need(tx: &Tx<'_>, id: &GroupId, client_key: &PublicKey) -> Result<Option<Need
         .optional()?;
     Ok(match row {
         None => Some(Need::Group),
-        Some((0, due)) if due <= tx.now() => Some(Need::Group),
-        Some((2, due)) if due <= tx.now() => Some(Need::KeyAgain),
+        Some((0, due)) if tx.has_come(due, LONGEST_PAUSE) => Some(Need::Group),
+        Some((2, due)) if tx.has_come(due, LONGEST_PAUSE) => Some(Need::KeyAgain),
         Some(_) => None,
     })
 }

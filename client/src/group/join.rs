@@ -2,7 +2,7 @@
 
 use openmls::prelude::{MlsMessageBodyIn, ProcessedWelcome, RatchetTreeIn, StagedWelcome, WelcomeError};
 use postern_protocol::{
-    MlsMessage, Welcome,
+    MlsMessage, PublicKey, Welcome,
     ds::{FetchWelcomeTree, GroupId, WelcomeTree},
     key::SigningKey,
     mls::{GROUP_POLICY, GroupPolicy},
@@ -62,9 +62,9 @@ pub(crate) fn join_later(tx: &Tx<'_>, id: &GroupId, welcome: &Welcome) -> Result
 
 /// The Welcomes that it is time to try again.
 pub(crate) fn late_welcomes(tx: &Tx<'_>) -> Result<Vec<Welcome>> {
-    let mut statement =
-        tx.sql().prepare_cached("SELECT welcome FROM welcomes WHERE due <= ?1 ORDER BY rowid")?;
-    let welcomes = statement.query_map([integer(tx.now())], |row| row.get(0).map(Welcome::new))?;
+    let sql = "SELECT welcome FROM welcomes WHERE due NOT BETWEEN ?1 AND ?2 ORDER BY rowid";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let welcomes = statement.query_map(tx.to_come(LONGEST_PAUSE), |row| row.get(0).map(Welcome::new))?;
     Ok(welcomes.collect::<Result<_, _>>()?)
 }
 
@@ -80,6 +80,9 @@ pub(crate) fn join_at_last(
         join_later(tx, id, welcome)?;
     } else {
         tx.sql().execute("DELETE FROM welcomes WHERE welcome = ?1", [welcome.as_bytes()])?;
+    }
+    if let Err(Rejection::InAlready) = &joined {
+        give_leaf_up(tx, welcome)?;
     }
     let id = joined?;
     strayed::doubt(tx, &id)?;
@@ -101,16 +104,35 @@ fn due_within(tx: &Tx<'_>, id: &GroupId, seconds: u64) -> Result<()> {
 
 /// Drops the Welcomes to a group that wait: this device is to stay out.
 pub(super) fn drop_late(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let dropped = tx.sql().execute("DELETE FROM welcomes WHERE group_id = ?1", [id.to_mls()])?;
-    if dropped == 0 { Ok(()) } else { forget_early(tx) }
+    if give_leaves_up(tx, id)? { forget_early(tx) } else { Ok(()) }
 }
 
 /// Forgets the Welcomes to a group that wait, with the messages that came meanwhile, and tells of neither: this device came in by
 /// itself.
 pub(super) fn forget_late(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    tx.sql().execute("DELETE FROM welcomes WHERE group_id = ?1", [id.to_mls()])?;
+    give_leaves_up(tx, id)?;
     tx.sql().execute("DELETE FROM early_messages WHERE group_id = ?1", [id.to_mls()])?;
     Ok(())
+}
+
+/// Deletes the Welcomes to a group that wait, and gives up the leaves that they brought into it. Returns whether there were any.
+fn give_leaves_up(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
+    let sql = "DELETE FROM welcomes WHERE group_id = ?1 RETURNING welcome";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let welcomes = statement
+        .query_map([id.to_mls()], |row| row.get(0).map(Welcome::new))?
+        .collect::<Result<Vec<_>, _>>()?;
+    welcomes.iter().try_for_each(|welcome| give_leaf_up(tx, welcome))?;
+    Ok(!welcomes.is_empty())
+}
+
+/// Gives up the leaf that a Welcome brought into a group where this device is not by it. Nobody would remove that: it is under a
+/// pseudonym of its own, and has a user's key, and all that is said there would come by it, too.
+pub(crate) fn give_leaf_up(tx: &Tx<'_>, welcome: &Welcome) -> Result<()> {
+    match open(tx, welcome) {
+        Some((_, leaf_key)) => key_packages::used_in_vain(tx, &leaf_key),
+        None => Ok(()),
+    }
 }
 
 /// Keeps a message of a group that this client is not in, if a Welcome to it waits. False if none does, or the group has no
@@ -160,21 +182,28 @@ pub(crate) fn forget_early(tx: &Tx<'_>) -> Result<()> {
     Event::Ignored { reason }.record(tx)
 }
 
+/// Opens a Welcome to us, and says for which leaf it is. Takes the KeyPackage's keys out of the store, unless it is one of last
+/// resort.
+fn open(tx: &Tx<'_>, welcome: &Welcome) -> Option<(ProcessedWelcome, PublicKey)> {
+    let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
+        return None;
+    };
+    let welcome =
+        ProcessedWelcome::new_from_welcome(tx, &mls::join_config(MOST_PAST_EPOCHS), welcome).ok()?;
+    let leaf_key = mls::public_key(welcome.own_key_package()?.leaf_node().signature_key().as_slice())?;
+    Some((welcome, leaf_key))
+}
+
 /// The ratchet tree that a Welcome to us needs: its group, the request for it, and the key that
 /// signs the request. Takes the KeyPackage's keys out of the store: for a trial only.
 pub(crate) fn tree_of_welcome(
     tx: &Tx<'_>,
     welcome: &Welcome,
 ) -> Option<(GroupId, FetchWelcomeTree, SigningKey)> {
-    let Some(MlsMessageBodyIn::Welcome(welcome)) = mls::parse(welcome.as_bytes()) else {
-        return None;
-    };
-    let welcome =
-        ProcessedWelcome::new_from_welcome(tx, &mls::join_config(MOST_PAST_EPOCHS), welcome).ok()?;
+    let (welcome, leaf_key) = open(tx, welcome)?;
     let info = welcome.unverified_group_info();
     let policy = info.group_context().extensions().unknown(GROUP_POLICY)?;
     let policy = GroupPolicy::from_bytes(&policy.0).ok()?;
-    let leaf_key = mls::public_key(welcome.own_key_package()?.leaf_node().signature_key().as_slice())?;
     let fetch = FetchWelcomeTree { state_key: policy.state_key(), epoch: info.epoch().as_u64() };
     let id = GroupId::from_mls(info.group_id().as_slice()).ok()?;
     Some((id, fetch, leaf::key(tx, &leaf_key).ok()??))
@@ -187,7 +216,7 @@ pub(crate) fn tree_of_welcome(
 /// KeyPackages that it has. Returns the group.
 ///
 /// # Errors
-/// [`Rejection::Strangers`] for such a group: it is told of newcomers soon.
+/// [`Rejection::Strangers`] for such a group: it is told of newcomers soon. [`Rejection::InAlready`] where this client is in.
 pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -> Result<GroupId, Rejection> {
     let Some(tree) = tree else {
         return Err(Rejection::invalid("a Welcome is for a group whose server has no tree for it"));
@@ -223,7 +252,7 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
             group.end(tx)?;
             Some(group)
         }
-        Ok(Some(_)) => return Err(Rejection::invalid("a Welcome is for a group this client is in already")),
+        Ok(Some(_)) => return Err(Rejection::InAlready),
         Err(error) => return Err(error.into()),
     };
     let leaf_key = staged

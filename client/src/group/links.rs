@@ -92,17 +92,21 @@ pub(crate) struct ToldState {
 }
 
 /// Some of the states of users' identities that cards told and that can be compared with what the AS showed: lookups confirmed
-/// the client, or showed a user of that name since the client was found not to speak for one.
+/// the client, or showed a user of that name since the client was found not to speak for one. First those of confirmed clients, and
+/// then those that wait the longest: though the AS shows the user anew with each step, none is behind others for good.
 pub(crate) fn told_states(tx: &Tx<'_>) -> Result<Vec<ToldState>> {
     let mut statement = tx.sql().prepare_cached(
-        "SELECT l.rowid, l.client_key, l.user, l.eid FROM links l
-          WHERE l.eid IS NOT NULL AND l.client_key IS NOT NULL AND l.user IS NOT NULL
-            AND (EXISTS (SELECT 1 FROM identities i
-                          WHERE i.client_key = l.client_key AND i.pending = 0
-                            AND NOT EXISTS (SELECT 1 FROM eids p WHERE p.user = i.user AND p.pending = 1))
-                 OR EXISTS (SELECT 1 FROM eids e
-                             WHERE e.user = l.user AND e.pending = 0 AND e.seen IS NOT l.judged))
-          LIMIT ?1",
+        "SELECT number, client_key, user, eid
+           FROM (SELECT l.rowid AS number, l.client_key, l.user, l.eid, l.judged,
+                        EXISTS (SELECT 1 FROM identities i
+                                 WHERE i.client_key = l.client_key AND i.pending = 0
+                                   AND NOT EXISTS (SELECT 1 FROM eids p
+                                                    WHERE p.user = i.user AND p.pending = 1)) AS is_confirmed
+                   FROM links l
+                  WHERE l.eid IS NOT NULL AND l.client_key IS NOT NULL AND l.user IS NOT NULL) t
+          WHERE is_confirmed OR EXISTS (SELECT 1 FROM eids e
+                                         WHERE e.user = t.user AND e.pending = 0 AND e.seen IS NOT t.judged)
+          ORDER BY is_confirmed DESC, judged, number LIMIT ?1",
     )?;
     let rows = statement
         .query_map([MOST_JUDGED], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
@@ -370,13 +374,15 @@ pub(super) fn forget_departed(tx: &Tx<'_>, group: &GroupState) -> Result<()> {
 pub(crate) fn unconfirmed(tx: &Tx<'_>) -> Result<Vec<(PublicKey, UserName)>> {
     let mut statement = tx.sql().prepare_cached(
         "SELECT DISTINCT l.client_key, l.user FROM links l
-          WHERE l.client_key IS NOT NULL AND l.user IS NOT NULL AND l.due <= ?1
+          WHERE l.client_key IS NOT NULL AND l.user IS NOT NULL AND l.due NOT BETWEEN ?1 AND ?2
             AND NOT EXISTS (SELECT 1 FROM identities i WHERE i.client_key = l.client_key)
             AND NOT EXISTS (SELECT 1 FROM links o
-                             WHERE o.client_key = l.client_key AND (o.due > ?1 OR o.tried >= ?2))",
+                             WHERE o.client_key = l.client_key
+                               AND (o.due BETWEEN ?1 AND ?2 OR o.tried >= ?3))",
     )?;
+    let [first, last] = tx.to_come(LONGEST_PAUSE);
     let rows = statement
-        .query_map(params![integer(tx.now()), MOST_LOOKS], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(params![first, last, MOST_LOOKS], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<Vec<([u8; 32], String)>, _>>()?;
     rows.into_iter()
         .map(|(client_key, user)| {
@@ -501,6 +507,59 @@ mod tests {
             assert_eq!(waiting(), left);
             judge();
         }
+    }
+
+    #[test]
+    fn a_true_state_has_its_turn_though_the_as_shows_the_user_of_many_false_ones_with_each_step() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(directory.path(), &Options::default()).unwrap();
+        let id = GroupId::new([7; 16], "example.org".parse().unwrap());
+        let sql = |sql: &str| store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+        sql("INSERT INTO eids (user, pending, founder, founding, incarnation, epoch, transcript, public_group,
+                               seen, verified)
+             VALUES ('bob@example.org', 0, zeroblob(32), zeroblob(32), 0, 0, zeroblob(32), x'', 1, 0)");
+        let eid = EidState { incarnation: 0, epoch: 0, transcript: Transcript::new([1; 32]) };
+        let tells = |number: u32| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&number.to_be_bytes());
+            let key = PublicKey::new(key);
+            store
+                .write(|tx| {
+                    let insert = "INSERT INTO links (group_id, leaf_key, client_key, user, last_number)
+                                  VALUES (?1, ?2, ?2, 'bob@example.org', 0)";
+                    tx.sql().execute(insert, params![id.to_mls(), key.as_bytes()])?;
+                    told_state(tx, &id, &key, &eid)
+                })
+                .unwrap();
+            key
+        };
+        let next = |key: &PublicKey| {
+            let states = store.read(told_states).unwrap();
+            states.iter().position(|state| state.client_key == *key)
+        };
+        let step = || {
+            store.write(hear_states).unwrap();
+            sql("UPDATE eids SET seen = seen + 1");
+        };
+        let many = 3 * MOST_JUDGED;
+        for number in 0..many {
+            tells(number);
+        }
+        let (last, confirmed) = (tells(many), tells(many + 1));
+        assert_eq!((next(&last), next(&confirmed)), (None, None), "they are behind the others");
+        for _ in 0..2 {
+            for _ in 0..3 {
+                assert_eq!(next(&last), None);
+                step();
+            }
+            assert!(next(&last).is_some());
+            step();
+        }
+        sql("INSERT INTO identities (client_key, user)
+             SELECT client_key, user FROM links ORDER BY leaf_key DESC LIMIT 1");
+        assert_eq!(next(&confirmed), Some(0));
+        step();
+        assert_eq!(next(&confirmed), None, "it was compared");
     }
 
     #[test]

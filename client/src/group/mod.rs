@@ -56,7 +56,10 @@ pub(crate) use self::{
         to_tell, told,
     },
     introduce::{introduce, waiting_groups},
-    join::{forget_early, join, join_at_last, join_later, late_welcomes, take_early, tree_of_welcome},
+    join::{
+        forget_early, give_leaf_up, join, join_at_last, join_later, late_welcomes, take_early,
+        tree_of_welcome,
+    },
     leave::{try_another_key_package, withdraw_invitation},
     links::{NAMES_USER, hear_states, told_states, unconfirmed, was_asked},
     members::{claims, devices_of, history, members, pending_events},

@@ -105,10 +105,11 @@ pub(crate) fn doubt(tx: &Tx<'_>, user: &UserName, client_key: &PublicKey) -> Res
 pub(crate) fn with_outcasts(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
     let mut statement = tx.sql().prepare_cached(
         "SELECT DISTINCT o.group_id FROM outcasts o JOIN groups g ON g.group_id = o.group_id AND g.active = 1
-          WHERE o.due <= ?1
+          WHERE o.due NOT BETWEEN ?1 AND ?2
             AND NOT EXISTS (SELECT 1 FROM strayed s WHERE s.group_id = o.group_id AND s.state IN (2, 3))",
     )?;
-    let ids = statement.query_map([integer(tx.now())], |row| row.get(0))?;
+    // None waits longer than between two looks.
+    let ids = statement.query_map(tx.to_come(LOOK_AGAIN), |row| row.get(0))?;
     let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
     ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }
@@ -231,9 +232,10 @@ pub(crate) fn casting_out_failed(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Re
     let longest = if grows { LONGEST_PAUSE } else { TRY_AGAIN };
     let sql = "UPDATE outcasts
                   SET due = ?2 + min(?3 << (2 * min(failures, 8)), ?4), failures = failures + ?5
-                WHERE group_id = ?1 AND due <= ?2";
-    let now = integer(tx.now());
-    tx.sql().execute(sql, params![id.to_mls(), now, integer(TRY_AGAIN), integer(longest), grows])?;
+                WHERE group_id = ?1 AND due NOT BETWEEN ?6 AND ?7";
+    let (now, [first, last]) = (integer(tx.now()), tx.to_come(LOOK_AGAIN));
+    let (pause, longest) = (integer(TRY_AGAIN), integer(longest));
+    tx.sql().execute(sql, params![id.to_mls(), now, pause, longest, grows, first, last])?;
     Ok(())
 }
 

@@ -11,7 +11,6 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::record;
 use crate::{
-    clock::has_come,
     error::{Error, Result},
     event::Event,
     options::Options,
@@ -32,6 +31,8 @@ const FIRST_LOOK: u64 = 10;
 const LAST_LOOK: u64 = 300;
 /// The greatest number of members by which the first pause grows.
 const MOST_MEMBERS: u64 = 1000;
+/// The longest time, in seconds, for which a group waits: a suspicion does for a day and the first pause.
+const LONGEST_PAUSE: u64 = 2 * DAY;
 
 /// How far this device can follow a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,18 +213,19 @@ pub(crate) fn state(tx: &Tx<'_>, id: &GroupId) -> Result<State> {
 /// Whether this device may try to come back now because its user asks for something: when its time
 /// has come, or when it did not try lately.
 pub(crate) fn may_try(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
-    let may = |row: Row| row.state != State::ByHand && (row.attempts == 0 || has_come(row.due, tx.now()));
+    let may = |row: Row| {
+        row.state != State::ByHand && (row.attempts == 0 || tx.has_come(row.due, LONGEST_PAUSE))
+    };
     Ok(find(tx, id)?.is_none_or(may))
 }
 
 /// The groups in which it is time to look, or to come back.
 pub(crate) fn due(tx: &Tx<'_>) -> Result<Vec<GroupId>> {
-    let sql = "SELECT group_id, due FROM strayed WHERE state IN (1, 2, 4, 5)";
+    let sql = "SELECT group_id FROM strayed WHERE state IN (1, 2, 4, 5) AND due NOT BETWEEN ?1 AND ?2";
     let mut statement = tx.sql().prepare_cached(sql)?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut ids = rows.collect::<Result<Vec<(Vec<u8>, u64)>, _>>()?;
-    ids.retain(|(_, due)| has_come(*due, tx.now()));
-    ids.iter().map(|(id, _)| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
+    let ids = statement.query_map(tx.to_come(LONGEST_PAUSE), |row| row.get(0))?;
+    let ids = ids.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    ids.iter().map(|id| GroupId::from_mls(id).map_err(|_| Error::Damaged("a group id"))).collect()
 }
 
 /// How long it is until the next time comes, of those that did not come before a time (seconds since 1970).
@@ -245,12 +247,12 @@ fn looks_in_vain(tx: &Tx<'_>, id: &GroupId) -> Result<u32> {
     Ok(looks.unwrap_or_default())
 }
 
-/// Seconds before the next attempt. The first one's comes within a unit for each member.
+/// Seconds before the next attempt. The first one comes within a unit for each member, and within a day.
 fn pause(attempts: u32, members: usize, unit: Duration) -> u64 {
     let unit = unit.as_secs();
     if attempts == 0 {
         let members = u64::try_from(members).unwrap_or(u64::MAX).min(MOST_MEMBERS);
-        return rand::rng().random_range(0..=unit.saturating_mul(members));
+        return rand::rng().random_range(0..=unit.saturating_mul(members).min(DAY));
     }
     let usual = unit.saturating_mul(SECOND).saturating_mul(4u64.saturating_pow(attempts - 1)).min(DAY);
     rand::rng().random_range(usual / 2..=usual + usual / 2)
@@ -452,6 +454,7 @@ mod tests {
         let unit = Duration::from_secs(1);
         for _ in 0..100 {
             assert!(pause(0, 3, unit) <= 3);
+            assert!(pause(0, usize::MAX, Duration::MAX) <= DAY);
             assert!((15..=45).contains(&pause(1, 3, unit)));
             assert!((60..=180).contains(&pause(2, 3, unit)));
             for attempts in [9, 40, u32::MAX] {

@@ -95,11 +95,12 @@ pub(crate) fn heard(tx: &Tx<'_>, name: &UserName, teller: &PublicKey, told: &Eid
 }
 
 /// The users with another state than the AS showed, as somebody told, about whom it is time to ask the AS.
-pub(super) fn claimed(tx: &Tx<'_>) -> Result<Vec<UserName>> {
-    let mut statement =
-        tx.sql().prepare_cached("SELECT DISTINCT user FROM eid_claims WHERE due <= ?1 ORDER BY user")?;
-    let names =
-        statement.query_map([integer(tx.now())], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+pub(crate) fn claimed(tx: &Tx<'_>) -> Result<Vec<UserName>> {
+    let sql = "SELECT DISTINCT user FROM eid_claims WHERE due NOT BETWEEN ?1 AND ?2 ORDER BY user";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    let names = statement
+        .query_map(tx.to_come(InVain::LONGEST_PAUSE), |row| row.get(0))?
+        .collect::<Result<Vec<String>, _>>()?;
     names.iter().map(|name| name.parse().map_err(|_| Error::Damaged("a user name"))).collect()
 }
 

@@ -32,7 +32,7 @@ pub use self::{
 };
 pub(crate) use self::{
     audit::audit,
-    claims::{heard, spoken_for, told},
+    claims::{claimed, heard, spoken_for, told},
     credential::{keep_credential, obtain_credential, renew_credential},
     devices::{device_named, devices, look_after_devices, looked_after, name_device, upkeep},
     handover::{Pin, pins, take_over_pins},

@@ -10,7 +10,7 @@ mod theirs;
 pub(crate) use self::{
     fetch::fetch_key_packages,
     publish::{forget_count, publish_again, publish_elsewhere, publish_if_due},
-    stock::{addresses, drop_expired, holds, used},
+    stock::{addresses, drop_expired, holds, used, used_in_vain},
     theirs::{
         end_reservations, forget_key_package, forget_key_packages_of, is_reserved, key_package_of,
         key_packages_of, link_of, reserve_key_package, use_key_package,

@@ -174,6 +174,18 @@ pub(crate) fn used(tx: &Tx<'_>, leaf_key: &PublicKey) -> Result<()> {
     Ok(())
 }
 
+/// A Welcome by the KeyPackage of this leaf key was opened, and this device is not in the group by it: its leaf's key is forgotten,
+/// and its address leads nowhere from now on, so that the DS proposes to remove that leaf (DS-10). One of last resort may be other
+/// groups', too, or become so: its leaf stays until the DS takes it for silent.
+pub(crate) fn used_in_vain(tx: &Tx<'_>, leaf_key: &PublicKey) -> Result<()> {
+    let sql = "DELETE FROM stock WHERE leaf_key = ?1 AND last_resort = 0 RETURNING address";
+    let address: Option<Vec<u8>> =
+        tx.sql().query_row(sql, [leaf_key.as_bytes()], |row| row.get(0)).optional()?;
+    let Some(address) = address else { return used(tx, leaf_key) };
+    leaf::forget_key(tx, leaf_key)?;
+    mailbox::revoke_later(tx, &fixed(&address, "an address")?)
+}
+
 /// Whether friends may still be handed the KeyPackage of this leaf key.
 pub(crate) fn holds(tx: &Tx<'_>, leaf_key: &PublicKey) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM stock WHERE leaf_key = ?1)";

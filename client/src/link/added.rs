@@ -27,6 +27,9 @@ pub(super) fn expect(tx: &Tx<'_>, device: &PublicKey, seconds: u64) -> Result<()
 
 /// Looks after the devices whose time is over.
 pub(crate) async fn remove_absent(session: &Session) -> Result<()> {
+    if session.store.read(has_wrong_times)? {
+        session.store.write(begin_anew)?;
+    }
     let due = session.store.read(due)?;
     if due.is_empty() {
         return Ok(());
@@ -47,6 +50,20 @@ pub(crate) async fn remove_absent(session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// Whether the time of a device is longer than any that it is given: it was noted by a clock that was ahead.
+fn has_wrong_times(tx: &Tx<'_>) -> Result<bool> {
+    let [_, last] = tx.to_come(EXPECTED);
+    let sql = "SELECT EXISTS (SELECT 1 FROM added_devices WHERE due > ?1)";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([last], |row| row.get(0))?)
+}
+
+/// Has such times begin now: they are an end, and no pause, and no device is removed before it had its time.
+fn begin_anew(tx: &Tx<'_>) -> Result<()> {
+    let ([_, last], end) = (tx.to_come(EXPECTED), integer(tx.now().saturating_add(EXPECTED)));
+    tx.sql().execute("UPDATE added_devices SET due = ?1 WHERE due > ?2", [end, last])?;
+    Ok(())
+}
+
 fn due(tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
     let mut statement = tx.sql().prepare_cached("SELECT client_key FROM added_devices WHERE due <= ?1")?;
     let keys =
@@ -59,4 +76,31 @@ fn due(tx: &Tx<'_>) -> Result<Vec<PublicKey>> {
 pub(crate) fn pass_time(tx: &Tx<'_>, seconds: u64) -> Result<()> {
     tx.sql().execute("UPDATE added_devices SET due = due - ?1", [integer(seconds)])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_protocol::key::SigningKey;
+
+    use super::*;
+    use crate::{clock::Clock, options::Options, store::Store};
+
+    #[test]
+    fn a_device_that_was_added_while_the_clock_was_ahead_has_its_time_and_no_longer() {
+        let home = tempfile::tempdir().unwrap();
+        drop(Store::create(home.path(), &Options::default()).unwrap());
+        let at = |days: i64| {
+            let clock = Clock::ahead_by(days * 24 * 60 * 60);
+            Store::open(home.path(), &Options { clock, ..Options::default() }).unwrap()
+        };
+        let device = SigningKey::generate().public_key();
+        at(365).write(|tx| expect(tx, &device, EXPECTED)).unwrap();
+        let is_due = |days| !at(days).read(due).unwrap().is_empty();
+        let is_wrong = |days| at(days).read(has_wrong_times).unwrap();
+        assert!(is_wrong(0) && !is_wrong(365));
+        at(0).write(begin_anew).unwrap();
+        assert!(!is_wrong(0));
+        assert!(!is_due(6), "a week is not over");
+        assert!(is_due(8));
+    }
 }

@@ -265,7 +265,9 @@ pub(crate) fn forget_unnamed(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Notes the version of a user's profile that a client of the user told. Returns whether the AS has to be asked for it.
+/// Notes the version of a user's profile that a client of the user told. Returns whether the AS has to be asked for it. One of
+/// another incarnation is compared with none, and nothing would show that its teller is the user's no more, nor that the AS was asked
+/// for it: what the client tells of its user's identity has the AS asked already.
 pub(crate) fn claimed(
     tx: &Tx<'_>,
     user: &UserName,
@@ -276,9 +278,8 @@ pub(crate) fn claimed(
     if is_own(tx, user)? {
         return Ok(false);
     }
-    // A version of another incarnation is compared with none, and nothing would show that its teller is the user's no more.
     if identity::known(tx, user)?.map(|known| known.eid.incarnation) != Some(incarnation) {
-        return Ok(version > 0);
+        return Ok(false);
     }
     let kept = find(tx, user)?;
     let seen = kept.signed.as_ref().filter(|signed| signed.profile.incarnation == incarnation);

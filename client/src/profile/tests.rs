@@ -295,14 +295,20 @@ fn what_a_device_told_that_was_removed_since_is_kept_back_by_nobody() {
 }
 
 #[test]
-fn the_version_that_a_device_tells_of_another_incarnation_has_the_as_asked_and_holds_up_no_other() {
+fn the_version_that_a_device_tells_of_another_incarnation_has_nobody_asked_and_holds_up_no_other() {
     let world = World::new();
-    let bob = world.signed(0, 3, "Bob");
-    world.see(&bob, 0);
+    let bob = world.signed(1, 3, "Bob");
+    world.see(&bob, 1);
     let tablet = SigningKey::generate().public_key();
-    let is_asked = |tx: &Tx<'_>| claimed(tx, &world.bob, &tablet, 7, u64::MAX);
-    assert!(world.store.write(is_asked).unwrap());
-    assert_eq!(world.looks(Some(&bob)), (false, 0), "nothing is looked for");
-    assert!(world.claims(&world.phone, 4));
-    assert_eq!(world.looks(Some(&bob)), (true, 0));
+    for incarnation in [0, 2, 7] {
+        for version in [1, 4, u64::MAX] {
+            let is_asked = |tx: &Tx<'_>| claimed(tx, &world.bob, &tablet, incarnation, version);
+            assert!(!world.store.write(is_asked).unwrap(), "{incarnation} {version}");
+        }
+    }
+    let is_sought = world.store.read(|tx| is_to_be_looked_for(tx, &world.bob)).unwrap();
+    assert!(!is_sought, "nothing is looked for");
+    let tells = |tx: &Tx<'_>| claimed(tx, &world.bob, &world.phone.public_key(), 1, 4);
+    assert!(world.store.write(tells).unwrap());
+    assert!(world.store.read(|tx| is_to_be_looked_for(tx, &world.bob)).unwrap());
 }

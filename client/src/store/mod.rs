@@ -29,7 +29,7 @@ pub(crate) use self::{
     value::{decode, encode, fixed, integer},
 };
 use crate::{
-    clock::{Clock, Deadline},
+    clock::{self, Clock, Deadline},
     error::{Error, Result},
     mls::Cbor,
     options::Options,
@@ -276,6 +276,17 @@ impl<'a> Tx<'a> {
     /// Seconds since 1970.
     pub(crate) fn now(&self) -> u64 {
         self.clock.now()
+    }
+
+    /// Whether the time has come for which something was put off, by so many seconds at the longest ([`clock::to_come`]).
+    pub(crate) fn has_come(&self, due: u64, longest: u64) -> bool {
+        !clock::to_come(longest, self.now()).contains(&due)
+    }
+
+    /// The same for a condition in SQL: what is `NOT BETWEEN` these two times has come.
+    pub(crate) fn to_come(&self, longest: u64) -> [i64; 2] {
+        let times = clock::to_come(longest, self.now());
+        [integer(*times.start()), integer(*times.end())]
     }
 
     /// How many events of each group are kept.

@@ -25,6 +25,9 @@ const ON_THE_WAY: Duration = Duration::from_secs(3);
 const ALL_ON_THE_WAY: Duration = Duration::from_secs(30);
 /// The most users about whom the AS is asked in vain in one attempt to come back, or in.
 const MOST_ASKED_IN_VAIN: usize = 12;
+/// The most users about whom the AS is asked in one attempt, also if it confirms whatever is asked. The next attempt goes on from
+/// there: who is confirmed is asked about no more.
+const MOST_ASKED: usize = 100;
 
 /// Users about whom the AS was asked in an attempt to come back, or in.
 #[derive(Debug, Default)]
@@ -37,9 +40,10 @@ pub(super) struct Asked {
 impl Asked {
     /// Whether the AS is to be asked about a user: once, and no more where it was asked in vain often. A server and a member can
     /// show any number of made-up strangers, and a lookup costs a token. A user that is confirmed is asked about once for good,
-    /// which each member of a group is at some time.
+    /// which each member of a group is at some time. But an AS that is in league with them confirms any number, and takes its time.
     fn takes(&mut self, user: &UserName) -> bool {
-        self.in_vain < MOST_ASKED_IN_VAIN && self.users.insert(user.clone())
+        let may_ask = self.in_vain < MOST_ASKED_IN_VAIN && self.users.len() < MOST_ASKED;
+        may_ask && self.users.insert(user.clone())
     }
 }
 
@@ -382,12 +386,34 @@ mod tests {
         assert!(home.asked() > 0);
     }
 
-    #[test]
-    fn each_user_is_asked_about_once_and_those_that_are_confirmed_do_not_count() {
+    #[tokio::test]
+    async fn the_as_is_asked_about_a_hundred_strangers_in_one_attempt_also_if_it_confirms_all() {
+        let home = Home::of_problem(ProblemType::NotFound);
+        let mut differences = Differences::default();
+        differences.strangers.extend((0..3 * MOST_ASKED).map(stranger));
+        // As such an AS showed them, whatever it answers now.
+        let confirms = |tx: &Tx<'_>| -> Result<()> {
+            for member in &differences.strangers {
+                let (client_key, user) = (member.client_key.unwrap(), member.user.clone().unwrap());
+                let sql = "INSERT INTO identities (client_key, user) VALUES (?1, ?2)";
+                tx.sql().execute(sql, rusqlite::params![client_key.as_bytes(), user.to_string()])?;
+            }
+            Ok(())
+        };
+        home.store.write(confirms).unwrap();
         let mut asked = Asked::default();
-        assert!((0..100).all(|number| asked.takes(&user(number))));
+        for is_news in [true, false] {
+            let asks = ask_about(&home.api, &home.store, &differences, &mut asked).await.unwrap();
+            assert_eq!((asks, asked.users.len(), asked.in_vain), (is_news, MOST_ASKED, 0));
+        }
+    }
+
+    #[test]
+    fn each_user_is_asked_about_once_and_those_that_are_confirmed_do_not_count_as_asked_in_vain() {
+        let mut asked = Asked::default();
+        assert!((0..50).all(|number| asked.takes(&user(number))));
         assert!(!asked.takes(&user(0)));
         asked.in_vain = MOST_ASKED_IN_VAIN;
-        assert!(!asked.takes(&user(100)));
+        assert!(!asked.takes(&user(50)));
     }
 }

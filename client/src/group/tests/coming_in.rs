@@ -16,7 +16,12 @@ use super::{
 use crate::receive::{Tree, take_effect};
 
 /// A device tries to come into what another one handed over, as the server shows it.
-fn comes_in(device: &Person, id: &GroupId, shown: &CurrentGroup, accepted: &Differences) -> Result<()> {
+pub(super) fn comes_in(
+    device: &Person,
+    id: &GroupId,
+    shown: &CurrentGroup,
+    accepted: &Differences,
+) -> Result<()> {
     device.store.write(|tx| {
         let entry = entry(tx, id)?.expect("it is to come in");
         GroupState::enter(tx, &entry, shown, accepted)
@@ -126,19 +131,19 @@ fn a_further_device_does_not_come_into_a_group_that_the_server_made_up() {
 }
 
 /// A Welcome comes to a device, and this is the tree that the DS has for it.
-fn takes_welcome(device: &Person, welcome: &Welcome, tree: WelcomeTree) {
+pub(super) fn takes_welcome(device: &Person, welcome: &Welcome, tree: WelcomeTree) {
     let (payload, options) = (QueuePayload::Welcome(welcome.clone()), Options::default());
     let tree = Tree::Fetched(tree);
     let take = |tx: &Tx<'_>| take_effect(tx, &options, QueueKind::Group, &payload, Some(&tree));
     device.store.write(|tx| Ok(told(tx.attempt(|| take(tx))))).unwrap().unwrap();
 }
 
-fn is_in(device: &Person, id: &GroupId) -> bool {
+pub(super) fn is_in(device: &Person, id: &GroupId) -> bool {
     device.store.read(|tx| GroupState::load(tx, id).map(drop)).is_ok()
 }
 
 /// How many Welcomes wait at a device.
-fn waiting(device: &Person) -> i64 {
+pub(super) fn waiting(device: &Person) -> i64 {
     let sql = "SELECT count(*) FROM welcomes";
     device.store.read(|tx| Ok(tx.sql().query_row(sql, [], |row| row.get(0))?)).unwrap()
 }

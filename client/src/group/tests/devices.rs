@@ -664,3 +664,29 @@ fn who_comes_back_makes_another_user_key_where_the_one_that_it_knows_does_not_fi
     assert!(key(&device).unwrap().generation > latest);
     assert_eq!(comes_back(&device, &[&alice, &mallory, &laptop]).generation, latest);
 }
+
+#[test]
+fn a_device_that_could_not_be_told_of_a_group_does_not_wait_for_a_clock_that_was_ahead() {
+    let issuer = SigningKey::generate();
+    let ([_, bob, _], id) = three(&issuer);
+    let tablet = device_of(&bob, &issuer);
+    keep_own_devices(&bob, &[&tablet]);
+    let client_key = tablet.account().client_key().public_key();
+    let is_due = || !bob.store.read(crate::group::to_tell).unwrap().is_empty();
+    let is_put_off = || {
+        bob.store.write(|tx| crate::group::not_told(tx, &id, &client_key)).unwrap();
+        !is_due()
+    };
+    let clock_was_ahead = || {
+        let sql = "UPDATE told_devices SET due = due + 20 * 86400";
+        bob.store.write(|tx| Ok(tx.sql().execute(sql, [])?)).unwrap();
+    };
+    assert!(is_due() && is_put_off(), "it is not set up yet");
+    clock_was_ahead();
+    assert!(is_due());
+    assert!(is_put_off(), "a pause is one");
+    bob.store.write(|tx| crate::group::retell(tx, &id, &[client_key])).unwrap();
+    assert!(is_due() && is_put_off(), "of the user's key");
+    clock_was_ahead();
+    assert!(is_due());
+}

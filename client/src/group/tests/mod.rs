@@ -3,6 +3,7 @@
 mod coming_in;
 mod devices;
 mod former_leaves;
+mod in_vain;
 mod invited;
 mod let_in;
 mod messages;
@@ -413,6 +414,7 @@ fn told(result: Result<(), Rejection>) -> Result<(), String> {
         | Rejection::Doubt { reason, .. }
         | Rejection::Unfit { reason, .. } => reason,
         Rejection::Strangers(_) => "strangers".to_owned(),
+        Rejection::InAlready => "in already".to_owned(),
         Rejection::Unread => "unread".to_owned(),
         Rejection::Fault(error) => panic!("{error}"),
     })

@@ -360,8 +360,8 @@ fn a_profile_key_is_kept_of_the_user_that_a_leaf_is_known_to_be() {
     let (client, leaf_key) = (bob.account().client_key(), leaf.public_key());
     let known = made_up(&id, &bob.user.to_string(), &client, &leaf);
     let other = made_up(&id, "x@made-up.example", &client, &leaf);
-    let later = "UPDATE links SET due = 1 << 40";
-    alice.store.write(|tx| Ok(tx.sql().execute(later, [])?)).unwrap();
+    let later = alice.store.now() + 86_400;
+    alice.store.write(|tx| Ok(tx.sql().execute("UPDATE links SET due = ?1", [later])?)).unwrap();
     let teller = carol.account().client_key().public_key();
     let tells = |link: &IdentityLink| {
         let key = some_profile_key();
