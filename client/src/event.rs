@@ -80,8 +80,7 @@ pub enum Event {
     /// While this device could not follow the group, these came in, or became admins, and it cannot tell
     /// by whose will: a member and the server together may have made them up. This device does not come
     /// back until its user takes the group as the server has it. Nor does it come into a group that another device of its user's
-    /// handed over (`coming_in`), until that one tells of them, or its user takes them; a user who does not blocks the group. The
-    /// same is told of a group that it joined by a Welcome, if another device of its user knows of others there.
+    /// handed over (`coming_in`), until that one tells of them, or its user takes them; a user who does not blocks the group.
     Strangers {
         group: GroupId,
         strangers: Vec<Member>,
@@ -89,6 +88,15 @@ pub enum Event {
         removed: Vec<Member>,
         coming_in: bool,
     },
+    /// These were in the group when this device joined, or were admins there, and another device of its user, which told of the
+    /// group as it was before, did not know so. They came meanwhile, or became admins; or a server and a member made up the group
+    /// that this device is in. It stays there, and this is told once.
+    Untold { group: GroupId, strangers: Vec<Member>, admins: Vec<Member> },
+    /// Another device of this user and this one are not in one group: the one knows this epoch otherwise, or the server shows
+    /// this one none so late. The server was restored to an earlier state, from where one of the two did not go on yet; or it shows
+    /// one of them, with a member perhaps, a group that is made up. This device stays where it is, and this is told once, until
+    /// the two are in one group again.
+    Divided { group: GroupId, epoch: u64 },
     /// Users that are admins and were not when this device last knew, which its user accepted.
     AdminsFound { group: GroupId, epoch: u64, admins: Vec<Member> },
     /// A member's user began its identity anew, as the AS shows (AS-8). It counts as unknown until a person
@@ -215,6 +223,8 @@ impl Event {
             | Self::Returned { group, .. }
             | Self::Changed { group, .. }
             | Self::Strangers { group, .. }
+            | Self::Untold { group, .. }
+            | Self::Divided { group, .. }
             | Self::AdminsFound { group, .. }
             | Self::MemberReset { group, .. }
             | Self::MemberRenamed { group, .. }
@@ -293,6 +303,7 @@ impl Event {
             Self::Strangers { strangers, admins, removed, .. } => {
                 strangers.iter_mut().chain(admins).chain(removed).collect()
             }
+            Self::Untold { strangers, admins, .. } => strangers.iter_mut().chain(admins).collect(),
             Self::AdminsFound { admins, .. } => admins.iter_mut().collect(),
             _ => Vec::new(),
         }

@@ -191,6 +191,19 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
                 "`refound` founds another group"
             }
         ),
+        Event::Untold { strangers, admins, .. } => format!(
+            "another device of yours, which told of this group as it was before this one joined, did not know of {}, and of these \
+             admins: {}. They may have come since. If that device does not show them, write nothing here: `block-group` has this \
+             device leave, and another user who is an admin can add it again",
+            list(strangers),
+            list(admins)
+        ),
+        Event::Divided { epoch, .. } => format!(
+            "another device of yours is not in the same group as this one, as epoch {epoch} shows. If the server was just put back \
+             to an earlier state, the devices come together again once both were in use. Else one of the two groups is made up: \
+             compare the `members` on both devices, and write nothing where strangers are. `block-group` has that device leave, \
+             and another user who is an admin can add it again; `refound` founds another group"
+        ),
         Event::MemberReset { user, name: None, .. } => format!(
             "{user} began anew, with other devices: whoever it is counts as unknown until you accept it"
         ),

@@ -136,7 +136,7 @@ pub(super) fn take_effect(
         }
         LetterBody::Decline(request_id) => requests::declined(tx, user, client_key, request_id)?,
         LetterBody::Group { handover, .. } => {
-            let handover = GroupHandover::decode(handover)
+            let handover = GroupHandover::decode(handover, client_key)
                 .ok_or_else(|| Rejection::invalid("a group that was handed over is malformed"))?;
             group::take_over(tx, std::slice::from_ref(&handover))?;
             if group::follows(tx, &handover)? {

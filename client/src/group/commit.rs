@@ -164,6 +164,7 @@ impl GroupState {
                 self.retell_user_key(tx)?;
             }
             self.retell_what_changed(tx, &outline)?;
+            self.hear_what_waited(tx)?;
             if address != self.delivery_address()
                 && let Some(address) = address
                 && !key_packages::holds(tx, &self.leaf.public_key())?

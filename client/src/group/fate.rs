@@ -131,6 +131,7 @@ impl GroupState {
             // Devices on their way have no leaf here by which that would show.
             self.retell_those_on_their_way(tx)?;
         }
+        self.hear_what_waited(tx)?;
         Event::Returned { group: self.id.clone(), epoch: self.epoch() }.record(tx)
     }
 

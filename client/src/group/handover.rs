@@ -2,7 +2,7 @@
 //! itself, as the same user. Owns the tables `entries` and
 //! `told_devices`.
 
-use std::{collections::HashSet, time::Duration};
+use std::{cmp::Reverse, collections::HashSet, time::Duration};
 
 use postern_protocol::{
     Payload, PublicKey, StateKey,
@@ -15,18 +15,16 @@ use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    join, links, members,
+    join, links,
     places::{self, UsersLeaf},
     record::{self, GroupSummary},
     roster::Roster,
     rules,
     state::GroupState,
-    strayed,
 };
 use crate::{
     account::Account,
     error::{Error, Result},
-    event::Event,
     identity, leaf, mailbox,
     store::{Tx, decode, encode, fixed, integer},
 };
@@ -38,8 +36,9 @@ const LONGEST_PAUSE: u64 = 24 * 60 * 60;
 /// Letters about changes that a device on its way is written at once. After these there is a pause between two, which begins
 /// with [`TELL_AGAIN`] and doubles: a member that comes and goes without end does not fill the device's mailbox.
 const RETOLD_AT_ONCE: u32 = 3;
-/// The most handovers of a group that are kept though they are behind another one: a few devices may tell of it at once.
-const MOST_BEHIND: usize = 4;
+/// The most handovers of a group that are kept, one of each device that tells of it: those of the latest epochs.
+const MOST_TOLD: usize = 8;
+const HANDOVERS: &str = "handovers of a group";
 /// The attempt to come in whose strangers the user is told of. It comes some 23 minutes after the first one: another device that
 /// is in use tells of members that came meanwhile after [`TELL_AGAIN`] at the latest, unless they come and go without end.
 const TOLD_OF_STRANGERS: u32 = 7;
@@ -48,8 +47,12 @@ const TOLD_OF_STRANGERS: u32 = 7;
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct GroupHandover {
     pub id: GroupId,
+    /// The device that tells this: its client key.
+    pub(super) by: PublicKey,
     /// The epoch of which this is.
     pub(super) epoch: u64,
+    /// The tag of the commit by which the epoch began.
+    pub(super) beginning: Payload,
     pub state_key: StateKey,
     pub title: String,
     /// The title's number.
@@ -78,9 +81,9 @@ pub(crate) struct PendingEntry {
 }
 
 impl GroupHandover {
-    /// Reads what a letter brought; `None` for anything else.
-    pub(crate) fn decode(handover: &Payload) -> Option<Self> {
-        Encoding::Cbor.decode(handover.as_bytes()).ok()
+    /// Reads what a letter of a device brought; `None` for anything else.
+    pub(crate) fn decode(handover: &Payload, by: &PublicKey) -> Option<Self> {
+        Encoding::Cbor.decode(handover.as_bytes()).ok().filter(|handover: &Self| handover.by == *by)
     }
 
     /// The request for the group as the DS has it, and the key that signs it.
@@ -119,7 +122,7 @@ impl GroupState {
     /// Whether this device, which was added to the group as a user of its own, is to be in the place of
     /// the one that handed the group over: of an admin's, or of that with the smallest pseudonym, so that
     /// all of the user's devices come together in one.
-    fn belongs_beside(&self, tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
+    pub(super) fn belongs_beside(&self, tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
         let own = self.own_leaf()?;
         let (admins, devices) = (self.admins()?, identity::own_devices(tx)?);
         let rank = |pseudonym: Pseudonym| (!admins.contains(&pseudonym), pseudonym);
@@ -138,51 +141,6 @@ impl GroupState {
             && has_key
             && !self.is_leaving()
             && !record::is_leaving(tx, &self.id)?)
-    }
-
-    /// Compares with what another device tells who was in the group when this device joined, in a place of its own. The server may
-    /// have made that group up, and held the letter back until then. A device that was there then and is there now was there in
-    /// each epoch between: if the other device did not know of it in such a one, it is in another group, and a person decides.
-    /// Otherwise it may have come after the letter, or have had no room in a full roster, and the user is told of it. The same is
-    /// done about admins of whom the other device did not know: they may have been none for a while. A letter of a later epoch
-    /// than this device's overtook commits, which may have removed devices that are here yet: it is not compared.
-    fn look_for_untold(&self, tx: &Tx<'_>, told: &GroupHandover) -> Result<()> {
-        if told.epoch > self.epoch() {
-            return Ok(());
-        }
-        let Some(joined) = record::joined(tx, &self.id)? else { return Ok(()) };
-        let (joined_in, then): (u64, Roster) = decode(&joined, "who was in a group")?;
-        let (leaves, own) = (rules::leaves(&self.mls), self.leaf.public_key());
-        let (known, admins) = (told.roster.devices_among(&leaves), then.admins_among(&self.admins()?));
-        let known_admins = told.roster.admins_among(&admins);
-        let mut shown: Vec<_> = then.devices_among(&leaves).into_iter().collect();
-        shown.sort_by_key(|(index, _)| *index);
-        let (mut strangers, mut untold_admins) = (Vec::new(), Vec::new());
-        for (index, leaf) in shown {
-            let member = members::resolve(tx, &self.id, leaf.leaf_key)?;
-            if admins.contains(&leaf.pseudonym) && !known_admins.contains(&leaf.pseudonym) {
-                untold_admins.push(member.clone());
-            }
-            if leaf.leaf_key != own && !known.contains_key(&index) {
-                strangers.push(member);
-            }
-        }
-        if strangers.is_empty() && untold_admins.is_empty() {
-            return Ok(());
-        }
-        let is_another = !strangers.is_empty() && !told.roster.is_full() && joined_in <= told.epoch;
-        if is_another {
-            record::set_joined(tx, &self.id, None)?;
-            strayed::leave_to_person(tx, &self.id)?;
-        }
-        Event::Strangers {
-            group: self.id.clone(),
-            strangers,
-            admins: untold_admins,
-            removed: Vec::new(),
-            coming_in: !is_another,
-        }
-        .record(tx)
     }
 
     /// Notes that this user's other devices have to be told of the user's key: those that are in the group, or on their way.
@@ -233,7 +191,9 @@ impl GroupState {
         let (title, titled) = record::numbered_title(tx, &self.id)?;
         Ok(Some(GroupHandover {
             id: self.id.clone(),
+            by: Account::load(tx)?.client_key().public_key(),
             epoch: self.epoch(),
+            beginning: self.beginning()?,
             state_key: self.state_key()?,
             title,
             titled,
@@ -258,8 +218,8 @@ pub(crate) fn handover(tx: &Tx<'_>) -> Result<Vec<GroupHandover>> {
 }
 
 /// Takes over what another device of this user has: comes into groups that are new to this one, one
-/// after the other, and keeps the user's key of the others. A group that this device left by its user's
-/// will stays left.
+/// after the other, and keeps the user's key of the others. Where the two are apart in a group it shows whether that is one
+/// ([`GroupState::hear`]). A group that this device left by its user's will stays left.
 pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
     for handover in groups {
         match GroupState::find(tx, &handover.id) {
@@ -271,8 +231,7 @@ pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
                 }
                 group.follow_user_key(tx)?;
             }
-            Ok(Some(group)) if group.belongs_beside(tx, handover)? => renew_entry(tx, handover)?,
-            Ok(Some(group)) => group.look_for_untold(tx, handover)?,
+            Ok(Some(group)) => group.hear(tx, handover)?,
             Ok(None) | Err(Error::NotMember) if record::is_blocked(tx, &handover.id)? => {}
             Ok(None) | Err(Error::NotMember) => renew_entry(tx, handover)?,
             Err(error) => return Err(error),
@@ -302,21 +261,21 @@ pub(crate) fn is_due_to_enter(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
 
 /// The groups that this device is to come into, and in which it met strangers.
 pub(crate) fn left_to_person(tx: &Tx<'_>) -> Result<Vec<GroupSummary>> {
-    let sql = "SELECT handover FROM entries WHERE strangers > 0 ORDER BY rowid";
+    let sql = "SELECT handovers FROM entries WHERE strangers > 0 ORDER BY rowid";
     let mut statement = tx.sql().prepare_cached(sql)?;
-    let handovers = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    let summary = |bytes: &Vec<u8>| {
-        let GroupHandover { id, title, .. } = decode(bytes, "a handover")?;
-        Ok(GroupSummary { id, title, active: false })
-    };
-    handovers.iter().map(summary).collect()
+    let told = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    let mut groups = Vec::new();
+    for handovers in told {
+        let handovers: Vec<GroupHandover> = decode(&handovers, HANDOVERS)?;
+        let first = handovers.into_iter().next();
+        groups.extend(first.map(|it| GroupSummary { id: it.id, title: it.title, active: false }));
+    }
+    Ok(groups)
 }
 
 /// The handover by which this device is to come into a group.
 pub(super) fn kept_handover(tx: &Tx<'_>, id: &GroupId) -> Result<Option<GroupHandover>> {
-    let sql = "SELECT handover FROM entries WHERE group_id = ?1";
-    let handover: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
-    handover.map(|bytes| decode(&bytes, "a handover")).transpose()
+    Ok(handovers(tx, id)?.into_iter().next())
 }
 
 /// The roster of a group that this device is to come into.
@@ -350,65 +309,55 @@ pub(crate) fn met_strangers(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     Ok(attempts == Some(TOLD_OF_STRANGERS))
 }
 
-/// Has this device come into a group, with the user's key as it is now. What a device hands over that is behind another one
-/// changes nothing, unless what is known leads nowhere: a DS that was restored (QS-12) may have refused it. It is kept for when it
-/// does ([`fall_back`]).
-fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
-    let is_behind = kept_handover(tx, &handover.id)?.is_some_and(|kept| kept.epoch > handover.epoch);
-    if is_behind && !has_failed(tx, &handover.id)? {
-        return keep_behind(tx, handover);
-    }
+/// Has this device come into a group, by what the other devices told of it: of each the last word counts, whatever epoch that is
+/// of, since a DS that was restored (QS-12) goes on from an earlier one.
+pub(super) fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
+    let mut told = handovers(tx, &handover.id)?;
+    told.retain(|other| other.by != handover.by);
+    told.insert(0, handover.clone());
+    sort(&mut told);
+    told.truncate(MOST_TOLD);
     tx.sql().execute(
-        "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, ?2, 0, ?3)
+        "INSERT INTO entries (group_id, handovers, attempts, due) VALUES (?1, ?2, 0, ?3)
          ON CONFLICT (group_id) DO UPDATE
-         SET handover = excluded.handover, behind = NULL, due = excluded.due, strangers = 0",
-        params![handover.id.to_mls(), encode(handover), integer(tx.now())],
+         SET handovers = excluded.handovers, due = excluded.due, strangers = 0",
+        params![handover.id.to_mls(), encode(&told), integer(tx.now())],
     )?;
     join::try_again(tx, &handover.id)
 }
 
-/// Keeps a handover that is behind the one by which this device is to come in: the last one of its epoch.
-fn keep_behind(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
-    let mut behind = handovers_behind(tx, &handover.id)?;
-    behind.retain(|kept| kept.epoch != handover.epoch);
-    behind.push(handover.clone());
-    let surplus = behind.len().saturating_sub(MOST_BEHIND);
-    let sql = "UPDATE entries SET behind = ?2 WHERE group_id = ?1";
-    tx.sql().execute(sql, params![handover.id.to_mls(), encode(&behind.split_off(surplus))])?;
-    Ok(())
+/// The last words of other devices about a group that this device is to come into; it goes by the first one.
+fn handovers(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<GroupHandover>> {
+    let sql = "SELECT handovers FROM entries WHERE group_id = ?1";
+    let told: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0)).optional()?;
+    told.map_or(Ok(Vec::new()), |bytes| decode(&bytes, HANDOVERS))
 }
 
-/// The handovers that are behind the one by which this device is to come in, or had their attempt; the first one goes first.
-fn handovers_behind(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<GroupHandover>> {
-    let sql = "SELECT behind FROM entries WHERE group_id = ?1";
-    let behind = tx.sql().query_row(sql, [id.to_mls()], |row| row.get::<_, Option<Vec<u8>>>(0)).optional()?;
-    behind.flatten().map_or(Ok(Vec::new()), |bytes| decode(&bytes, "handovers"))
+/// The handover of the latest epoch goes first; of two of one epoch that which is first already.
+fn sort(handovers: &mut [GroupHandover]) {
+    handovers.sort_by_key(|handover| Reverse(handover.epoch));
 }
 
-/// Takes the latest one of the handovers that are behind, if there are any: the DS has the group as it was before the one by
-/// which this device was to come in, or may have. It may have been restored (QS-12), as another device told that came back there.
-/// The one that is replaced stays, and is next after the earliest one: the refusal may have had another reason.
-pub(crate) fn fall_back(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let mut behind = handovers_behind(tx, id)?;
-    if behind.is_empty() {
+/// Has another device's word count where the DS shows the group as it was before the present one, or refuses it: the DS may have
+/// been restored (QS-12), as that device tells which came back there. Each has its turn.
+pub(crate) fn go_by_next(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    reorder(tx, id, |handovers| handovers.rotate_left(1))
+}
+
+/// Has the latest word count again: no earlier one knows more of those that are there.
+pub(crate) fn go_by_latest(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+    reorder(tx, id, sort)
+}
+
+fn reorder(tx: &Tx<'_>, id: &GroupId, order: impl FnOnce(&mut [GroupHandover])) -> Result<()> {
+    let mut told = handovers(tx, id)?;
+    if told.len() < 2 {
         return Ok(());
     }
-    let Some(replaced) = kept_handover(tx, id)? else { return Ok(()) };
-    behind.sort_by_key(|handover| (handover.epoch < replaced.epoch, handover.epoch));
-    let Some(next) = behind.pop() else { return Ok(()) };
-    behind.push(replaced);
-    tx.sql().execute(
-        "UPDATE entries SET handover = ?2, behind = ?3, strangers = 0 WHERE group_id = ?1",
-        params![id.to_mls(), encode(&next), encode(&behind)],
-    )?;
+    order(&mut told);
+    let sql = "UPDATE entries SET handovers = ?2 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), encode(&told)])?;
     join::try_again(tx, id)
-}
-
-/// Whether the last attempt to come in failed for good: its address is gone.
-fn has_failed(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
-    let sql =
-        "SELECT EXISTS (SELECT 1 FROM entries WHERE group_id = ?1 AND attempts > 0 AND address IS NULL)";
-    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
 }
 
 /// The groups that it is time to come into.
@@ -430,13 +379,9 @@ pub(crate) fn next_entry(tx: &Tx<'_>, since: u64) -> Result<Option<Duration>> {
 /// A group that this device is to come into, with the address that its messages are to go to, which is
 /// made here. `None` if it is in by now.
 pub(crate) fn entry(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PendingEntry>> {
-    let row: Option<(Vec<u8>, Option<Vec<u8>>)> = tx
-        .sql()
-        .query_row("SELECT handover, address FROM entries WHERE group_id = ?1", [id.to_mls()], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .optional()?;
-    let Some((handover, address)) = row else { return Ok(None) };
+    let Some(handover) = kept_handover(tx, id)? else { return Ok(None) };
+    let sql = "SELECT address FROM entries WHERE group_id = ?1";
+    let address: Option<Vec<u8>> = tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?;
     let address = match address {
         Some(address) => fixed(&address, "an address")?,
         None => {
@@ -447,7 +392,7 @@ pub(crate) fn entry(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PendingEntry>> {
         }
     };
     let delivery = Account::load(tx)?.delivery_at(address);
-    Ok(Some(PendingEntry { handover: decode(&handover, "a handover")?, delivery }))
+    Ok(Some(PendingEntry { handover, delivery }))
 }
 
 /// This device is in: nothing is left to do.

@@ -10,15 +10,12 @@ use postern_protocol::{
 use rusqlite::{OptionalExtension as _, params};
 use tls_codec::Deserialize as _;
 
-use super::{
-    attributes, handover, past::MOST_PAST_EPOCHS, places, record, roster::Roster, rules, state::GroupState,
-    strayed,
-};
+use super::{attributes, handover, past::MOST_PAST_EPOCHS, places, record, rules, state::GroupState, strayed};
 use crate::{
     error::{Error, Rejection, Result},
     event::Event,
     key_packages, leaf, mls,
-    store::{Tx, encode, integer},
+    store::{Tx, integer},
 };
 
 /// The most Welcomes that wait for their trees. With one more, the family of domains that has most of them loses its oldest:
@@ -267,8 +264,8 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
     rules::policy(&mls).map_err(|_| Rejection::invalid("a group has no policy"))?;
     let group = GroupState { id: id.clone(), leaf, mls };
     record::insert(tx, &id, "", &leaf_key)?;
-    record::set_arrived(tx, &id, group.epoch())?;
-    record::set_joined(tx, &id, Some(&encode(&(group.epoch(), Roster::of(&group)?))))?;
+    group.came_in(tx)?;
+    group.note_met(tx)?;
     // A membership before this one may have shown who was in whose place.
     places::catch_up(tx, &group, &[])?;
     if let Some(told) = handover::kept_handover(tx, &id)? {

@@ -21,6 +21,7 @@ pub(crate) mod left_place;
 mod links;
 mod members;
 mod message;
+mod one_group;
 mod onlooker;
 mod outbox;
 mod outcasts;
@@ -50,8 +51,8 @@ pub(crate) use self::{
     commit::{Invited, add_invited, add_invited_client, invited, why_not_added},
     evict::{evict, evicted, eviction_failed, evictions, next_eviction, remove_own_device},
     handover::{
-        GroupHandover, PendingEntry, entries_due, entry, entry_failed, fall_back, follows,
-        forget_entry_addresses, give_up_entry, handover, is_due_to_enter, left_to_person, met_strangers,
+        GroupHandover, PendingEntry, entries_due, entry, entry_failed, follows, forget_entry_addresses,
+        give_up_entry, go_by_latest, go_by_next, handover, is_due_to_enter, left_to_person, met_strangers,
         next_entry, not_told, postpone_entry, put_off_entry, retell, retell_all, stay_out, take_over,
         to_tell, told,
     },

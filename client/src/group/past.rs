@@ -5,12 +5,16 @@
 //! that was set aside, and that an operator has sent again after days, may come later still: it is told as one without keys.
 //!
 //! The commits by which past epochs began are remembered here, too: a DS of another domain that was restored to an earlier state
-//! (QS-12) goes another way from there, and nothing else may tell so to a device that only listens. Owns the table `epochs`.
+//! (QS-12) goes another way from there, and nothing else may tell so to a device that only listens. By them it shows, too, whether
+//! two devices of a user are in one group ([`super::one_group`]). Owns the table `epochs`.
 
 use std::time::Duration;
 
 use openmls::prelude::{ConfirmationTag, PastEpochDeletion, ProtocolMessage};
-use postern_protocol::ds::{GroupId, MAX_PAST_EPOCHS};
+use postern_protocol::{
+    Payload,
+    ds::{GroupId, MAX_PAST_EPOCHS},
+};
 use rusqlite::{OptionalExtension as _, params};
 use tls_codec::Serialize as _;
 
@@ -24,7 +28,7 @@ use crate::{
 const OWN_COMMITS: usize = 20;
 /// Past epochs, at most, of which a group's secrets are kept.
 pub(super) const MOST_PAST_EPOCHS: usize = MAX_PAST_EPOCHS + OWN_COMMITS;
-/// Epochs, at most, of a group at another homeserver whose beginnings are kept.
+/// Epochs, at most, of a group whose beginnings are kept.
 const MOST_BEGINNINGS: u64 = 1000;
 
 impl GroupState {
@@ -45,37 +49,51 @@ impl GroupState {
         self.forget_past(tx)
     }
 
-    /// Notes that this device came in by a commit of its own, or back. Commits that led elsewhere, or in a way that it did not
-    /// see, are compared with nothing from then on.
+    /// Notes that this device came in, or back. Commits that led elsewhere, or in a way that it did not see, are compared with
+    /// nothing from then on.
     pub(super) fn came_in(&self, tx: &Tx<'_>) -> Result<()> {
         record::set_arrived(tx, &self.id, self.epoch())?;
         forget(tx, &self.id)?;
         self.keep_beginning(tx)
     }
 
-    /// Whether a message is a commit that begins another epoch than the one of its number that this device was in.
+    /// Whether a message is a commit that begins another epoch than the one of its number that this device was in. The own
+    /// homeserver tells by its queue that it was restored.
     pub(super) fn is_another_way(&self, tx: &Tx<'_>, message: &ProtocolMessage) -> Result<bool> {
+        if self.is_at_home()? {
+            return Ok(false);
+        }
         let ProtocolMessage::PublicMessage(public) = message else { return Ok(false) };
         let Some(tag) = public.confirmation_tag() else { return Ok(false) };
         let epoch = public.epoch().as_u64().saturating_add(1);
-        let known: Option<Vec<u8>> = tx
+        let tag = bytes(tag)?;
+        Ok(self.beginning_of(tx, epoch)?.is_some_and(|known| known != tag))
+    }
+
+    /// The tag of the commit by which an epoch began that this device was in since it came in, or back; of the last thousand.
+    pub(super) fn beginning_of(&self, tx: &Tx<'_>, epoch: u64) -> Result<Option<Payload>> {
+        Ok(tx
             .sql()
             .prepare_cached("SELECT tag FROM epochs WHERE group_id = ?1 AND epoch = ?2")?
             .query_row(params![self.id.to_mls(), integer(epoch)], |row| row.get(0))
-            .optional()?;
-        let tag = bytes(tag)?;
-        Ok(known.is_some_and(|known| known != tag))
+            .optional()?
+            .map(Payload::new))
     }
 
-    /// Keeps by which commit the present epoch began. The own homeserver tells by its queue that it was restored.
+    /// The tag of the commit by which the present epoch began.
+    pub(super) fn beginning(&self) -> Result<Payload> {
+        bytes(self.mls.confirmation_tag())
+    }
+
+    /// Keeps by which commit the present epoch began.
     fn keep_beginning(&self, tx: &Tx<'_>) -> Result<()> {
-        if !self.mls.is_active() || self.is_at_home()? {
+        if !self.mls.is_active() {
             return Ok(());
         }
         let (id, epoch) = (self.id.to_mls(), self.epoch());
         tx.sql()
             .prepare_cached("INSERT OR REPLACE INTO epochs (group_id, epoch, tag) VALUES (?1, ?2, ?3)")?
-            .execute(params![id, integer(epoch), bytes(self.mls.confirmation_tag())?])?;
+            .execute(params![id, integer(epoch), self.beginning()?.as_bytes()])?;
         let last = epoch.saturating_sub(MOST_BEGINNINGS);
         tx.sql()
             .prepare_cached("DELETE FROM epochs WHERE group_id = ?1 AND epoch <= ?2")?
@@ -118,6 +136,6 @@ pub(super) fn forget(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
 }
 
 /// The tag that goes with the commit which begins an epoch, and tells it from any other (RFC 9420 §6.1).
-fn bytes(tag: &ConfirmationTag) -> Result<Vec<u8>> {
-    tag.tls_serialize_detached().map_err(Error::mls("cannot write a confirmation tag"))
+fn bytes(tag: &ConfirmationTag) -> Result<Payload> {
+    tag.tls_serialize_detached().map(Payload::new).map_err(Error::mls("cannot write a confirmation tag"))
 }

@@ -229,6 +229,7 @@ fn receive_commit(
         links::forget_departed(tx, &group)?;
         group.follow_user_key(tx)?;
         group.retell_what_changed(tx, &outline)?;
+        group.hear_what_waited(tx)?;
     } else if by_own_user {
         // Another device of this user wants it so: none brings this one in again.
         group.quit(tx)?;

@@ -41,7 +41,7 @@ pub(super) fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKe
          SET title = excluded.title, titled = 0, leaf_key = excluded.leaf_key, active = 1, entering = 0,
              blocked = 0, introduce = 0, committed = excluded.committed, attributes_key = NULL,
              attributes = x'', proposed = NULL, leaving = 0, successor = NULL, server_key = NULL,
-             joined = NULL",
+             comparison = NULL",
         params![id.to_mls(), title, leaf_key.as_bytes(), integer(tx.now())],
     )?;
     Ok(())
@@ -93,16 +93,17 @@ pub(super) fn arrived(tx: &Tx<'_>, id: &GroupId) -> Result<u64> {
     Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
 }
 
-/// Notes the epoch in which this device joined and who was there, in CBOR; `None`: nothing is to be compared with that any more.
-pub(super) fn set_joined(tx: &Tx<'_>, id: &GroupId, joined: Option<&[u8]>) -> Result<()> {
-    tx.sql().execute("UPDATE groups SET joined = ?2 WHERE group_id = ?1", params![id.to_mls(), joined])?;
+/// Notes what is left to compare with what other devices of the user tell of the group.
+pub(super) fn set_comparison(tx: &Tx<'_>, id: &GroupId, comparison: &[u8]) -> Result<()> {
+    let sql = "UPDATE groups SET comparison = ?2 WHERE group_id = ?1";
+    tx.sql().execute(sql, params![id.to_mls(), comparison])?;
     Ok(())
 }
 
-/// The epoch in which this device joined and who was there.
-pub(super) fn joined(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Vec<u8>>> {
-    let sql = "SELECT joined FROM groups WHERE group_id = ?1";
-    Ok(tx.sql().query_row(sql, [id.to_mls()], |row| row.get(0))?)
+/// What is left to compare with what other devices of the user tell of the group; `None`: nothing was noted.
+pub(super) fn comparison(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Vec<u8>>> {
+    let sql = "SELECT comparison FROM groups WHERE group_id = ?1";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)
 }
 
 /// Whether this device left the group by its user's will.

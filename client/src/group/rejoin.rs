@@ -301,6 +301,22 @@ impl GroupState {
         Ok(!self.compare_with_told(tx, roster, before)?.is_harmless())
     }
 
+    /// The devices that were there when this device joined, and of which another one of this user did not know before, and the
+    /// admins of whom it did not: whom it met then, and who is here yet.
+    pub(super) fn untold(
+        &self,
+        tx: &Tx<'_>,
+        roster: &Roster,
+        met: &Roster,
+    ) -> Result<(Vec<Member>, Vec<Member>)> {
+        let mut since = Before::of(self)?;
+        let (leaves, admins) = (met.devices_among(&since.leaves), met.admins_among(&since.admins));
+        since.leaves.retain(|index, _| !leaves.contains_key(index));
+        since.admins.retain(|user| !admins.contains(user));
+        let differences = self.compare_with_told(tx, roster, since)?;
+        Ok((differences.strangers, differences.admins))
+    }
+
     /// Compares the group, into which this device comes, with what another device of its user told, and with what it knew itself.
     fn compare_with_told(&self, tx: &Tx<'_>, roster: &Roster, mut before: Before) -> Result<Differences> {
         let (mut shown, own) = (rules::leaves(&self.mls), self.leaf.public_key());

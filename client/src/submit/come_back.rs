@@ -185,6 +185,7 @@ impl Session {
             let reason = match follows {
                 true if !group.is_to_go() => {
                     strayed::clear(tx, id)?;
+                    group.hear_of_epoch(tx, epoch)?;
                     return Ok(true);
                 }
                 true => "the server wants to remove this device, which is still in use",

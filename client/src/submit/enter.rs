@@ -112,7 +112,7 @@ impl Session {
     }
 
     /// Fetches a group that this device is to come into. If that is refused the group is gone, or this user is in it no more, or
-    /// with another key: another device says if there is a way, or did ([`group::fall_back`]).
+    /// with another key: another device says if there is a way, or did ([`group::go_by_next`]).
     async fn fetch_handed_over(&self, handover: &GroupHandover) -> Result<CurrentGroup> {
         let (fetch, user) = handover.fetch_info();
         let ds = self.ds(&handover.id)?;
@@ -144,20 +144,20 @@ fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
         return Ok(());
     }
     // A member may have come of whom another device of this user is about to tell: that is no news for a person.
-    if let Error::Strangers(differences) = error
-        && group::met_strangers(tx, id)?
-    {
-        Event::Strangers {
-            group: id.clone(),
-            strangers: differences.strangers.clone(),
-            admins: differences.admins.clone(),
-            removed: differences.removed.clone(),
-            coming_in: true,
+    if let Error::Strangers(differences) = error {
+        group::go_by_latest(tx, id)?;
+        if group::met_strangers(tx, id)? {
+            Event::Strangers {
+                group: id.clone(),
+                strangers: differences.strangers.clone(),
+                admins: differences.admins.clone(),
+                removed: differences.removed.clone(),
+                coming_in: true,
+            }
+            .record(tx)?;
         }
-        .record(tx)?;
-    }
-    if group::is_before_told(error) {
-        group::fall_back(tx, id)?;
+    } else if group::is_before_told(error) {
+        group::go_by_next(tx, id)?;
     }
     // The commit that was sent may be accepted yet: its address stays.
     if !error.is_final() || GroupState::awaits(tx, id, Kind::Rejoin)? {
@@ -207,7 +207,7 @@ mod tests {
             (away, false, false),
         ] {
             store.write(|tx| Ok(tx.sql().execute("DELETE FROM entries", [])?)).unwrap();
-            let sql = "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, x'00', 3, 0)";
+            let sql = "INSERT INTO entries (group_id, handovers, attempts, due) VALUES (?1, x'80', 3, 0)";
             store.write(|tx| Ok(tx.sql().execute(sql, [id.to_mls()])?)).unwrap();
             assert_eq!(store.read(group::entries_due).unwrap(), std::slice::from_ref(&id));
             // The second time nothing is noted again of the same attempt.
@@ -230,7 +230,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::create(home.path(), &Options::default()).unwrap();
         let id = GroupId::new([7; 16], "x.example".parse().unwrap());
-        let sql = "INSERT INTO entries (group_id, handover, attempts, due) VALUES (?1, x'00', 0, 0)";
+        let sql = "INSERT INTO entries (group_id, handovers, attempts, due) VALUES (?1, x'80', 0, 0)";
         store.write(|tx| Ok(tx.sql().execute(sql, [id.to_mls()])?)).unwrap();
         let mut waited = 0;
         let mut meets = || {
@@ -253,6 +253,25 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_refuses_every_other_attempt_does_not_keep_from_the_user_that_strangers_are_there() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
+        let id = GroupId::new([7; 16], "x.example".parse().unwrap());
+        let sql = "INSERT INTO entries (group_id, handovers, attempts, due) VALUES (?1, x'80', 0, 0)";
+        store.write(|tx| Ok(tx.sql().execute(sql, [id.to_mls()])?)).unwrap();
+        let fails = |error: &Error| {
+            store.write(|tx| Ok(tx.sql().execute("UPDATE entries SET due = 0", [])?)).unwrap();
+            store.write(|tx| note(tx, &id, error)).unwrap();
+        };
+        for _ in 0..7 {
+            fails(&Problem::new(ProblemType::NotFound).into());
+            fails(&Error::Strangers(Box::default()));
+        }
+        let events = store.read(crate::event::pending).unwrap();
+        assert!(events.iter().any(|(_, event)| matches!(event, Event::Strangers { .. })));
+    }
+
+    #[test]
     fn a_commit_that_may_be_accepted_yet_keeps_the_address_that_it_names() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::create(home.path(), &Options::default()).unwrap();
@@ -260,8 +279,8 @@ mod tests {
         let has_address = |is_outstanding: bool| {
             let refused: Error = Problem::new(ProblemType::NotFound).into();
             let fails = |tx: &Tx<'_>| -> Result<bool> {
-                let sql = "INSERT OR REPLACE INTO entries (group_id, handover, address, attempts, due)
-                           VALUES (?1, x'00', zeroblob(32), 0, 0)";
+                let sql = "INSERT OR REPLACE INTO entries (group_id, handovers, address, attempts, due)
+                           VALUES (?1, x'80', zeroblob(32), 0, 0)";
                 tx.sql().execute(sql, [id.to_mls()])?;
                 if is_outstanding {
                     let sql = "INSERT INTO submissions (group_id, kind, epoch, body) VALUES (?1, ?2, 3, x'')";

@@ -23,8 +23,8 @@ CREATE TABLE groups (
     user_generation INTEGER,            -- the highest generation of the user's keys here that this device saw; null: of none
     server_key BLOB,                    -- the external sender's key that the server wants the group to have; null: its present one
     arrived INTEGER NOT NULL DEFAULT 0, -- epoch: all that the DS took before it began has come here
-    joined BLOB                         -- the epoch in which this device joined by a Welcome, and a Roster of it, in CBOR. Null: it
-                                        -- came in otherwise, or its user was told that another device knows of others
+    comparison BLOB                     -- what is left to compare with what other devices of the user tell of it: a Comparison
+                                        -- in CBOR. Null: nothing was noted
 ) STRICT;
 
 -- Welcomes to groups of other domains whose DS could not be asked for the tree, and those to groups with others than this
@@ -78,7 +78,7 @@ CREATE TABLE strayed (
                                         -- makes the next wait longer
 ) STRICT;
 
--- Epochs of groups at other homeservers that this device was in since it came in, the last thousand of each group.
+-- Epochs of groups that this device was in since it came in, or back: the last thousand of each group.
 CREATE TABLE epochs (
     group_id BLOB NOT NULL,
     epoch INTEGER NOT NULL,
@@ -151,9 +151,8 @@ CREATE TABLE fetches (user TEXT PRIMARY KEY) STRICT;
 -- Groups of this user that this device is to enter by external commit, until it is in.
 CREATE TABLE entries (
     group_id BLOB PRIMARY KEY,          -- the MLS group id
-    handover BLOB NOT NULL,             -- a GroupHandover in CBOR
-    behind BLOB,                        -- those of earlier epochs that came after it, the last few, and those that it took the
-                                        -- place of when an attempt failed: a list of GroupHandovers in CBOR. Null: none
+    handovers BLOB NOT NULL,            -- the last word of each device that told of it: a list of GroupHandovers in CBOR. This
+                                        -- device goes by the first one
     address BLOB,                       -- where its messages are to go; null until the address was made
     attempts INTEGER NOT NULL,          -- that failed for good
     due INTEGER NOT NULL,               -- seconds since 1970: when to try
