@@ -36,7 +36,7 @@ async fn in_lanes(talk: &Talk, number: usize) -> Vec<Group> {
 }
 
 /// Attempts of all processes of the first domain that ended so.
-async fn ended(talk: &Talk, outcome: &str) -> f64 {
+pub(super) async fn ended(talk: &Talk, outcome: &str) -> f64 {
     let series = format!("postern_federation_attempts_total{{outcome=\"{outcome}\"}}");
     let mut attempts = 0.0;
     for server in &talk.sender().servers {
