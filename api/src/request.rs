@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long the answer to an ordinary request may take, to its last byte.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 /// The most bytes that the answer to an ordinary request may have: a hundred tokens need a tenth.
 const MOST_BYTES: usize = 64 * 1024;
 
@@ -136,12 +136,6 @@ impl Request {
     #[must_use]
     pub fn waiting(self, wait: Duration) -> Self {
         Self { timeout: TIMEOUT + wait, ..self }
-    }
-
-    /// The same, where it does not wait as long already.
-    #[must_use]
-    pub fn waiting_at_least(self, wait: Duration) -> Self {
-        Self { timeout: self.timeout.max(TIMEOUT + wait), ..self }
     }
 
     /// Allows so much time for the answer, where that is another one than usual.

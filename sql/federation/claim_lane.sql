@@ -1,6 +1,6 @@
 -- federation.claim_lane: claims a lane of the outbox that is due, for one attempt at its first deliveries (FED-4). Families
 -- of names take turns: of the next one, the lane that is due for longest. A domain that failed, or never took anything, is
--- tried by one lane at a time.
+-- tried by one lane at a time, and a slow one by as many as have room on its line (federation.has_room).
 --
 --   standing: of the domains to look at
 --   holder: random id of the attempt, 16 bytes
@@ -35,6 +35,9 @@ DECLARE
     turn text := after;
     first_turn text;
     looked integer := 0;
+    -- Slow domains without room, which leave their families' turns to others.
+    crowded text[] := '{}';
+    is_crowded boolean := false;
     here record;
     first_one bigint;
     is_retried boolean;
@@ -51,27 +54,35 @@ BEGIN
     END IF;
     WHILE looked < most_families LOOP
         looked := looked + 1;
-        -- After the last family, it is the first one's turn.
-        turn := coalesce(
-            (SELECT d.family FROM federation.due d
-              WHERE d.standing = claim_lane.standing AND d.family > turn
-              ORDER BY d.family
-              LIMIT 1),
-            (SELECT d.family FROM federation.due d
-              WHERE d.standing = claim_lane.standing
-              ORDER BY d.family
-              LIMIT 1));
-        EXIT WHEN turn IS NULL OR turn = first_turn;
-        first_turn := coalesce(first_turn, turn);
+        IF NOT is_crowded THEN
+            -- After the last family, it is the first one's turn.
+            turn := coalesce(
+                (SELECT d.family FROM federation.due d
+                  WHERE d.standing = claim_lane.standing AND d.family > turn
+                  ORDER BY d.family
+                  LIMIT 1),
+                (SELECT d.family FROM federation.due d
+                  WHERE d.standing = claim_lane.standing
+                  ORDER BY d.family
+                  LIMIT 1));
+            EXIT WHEN turn IS NULL OR turn = first_turn;
+            first_turn := coalesce(first_turn, turn);
+        END IF;
+        is_crowded := false;
         family := turn;
         CONTINUE WHEN turn = ANY (busy);
         SELECT d.domain::text AS domain, d.lane, d.refusals, d.apart_to, d.breaks, d.broken_since INTO here
           FROM federation.due d
-         WHERE d.standing = claim_lane.standing AND d.family = turn AND d.due <= now()
+         WHERE d.standing = claim_lane.standing AND d.family = turn AND d.due <= now() AND d.domain <> ALL (crowded)
          ORDER BY d.due
          LIMIT 1
            FOR UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
+        IF claim_lane.standing = 'slow' AND NOT federation.has_room(here.domain, here.lane) THEN
+            crowded := array_append(crowded, here.domain);
+            is_crowded := true;
+            CONTINUE;
+        END IF;
         domain := here.domain;
         lane := here.lane;
         IF NOT federation.is_allowed(claim_lane.domain) THEN

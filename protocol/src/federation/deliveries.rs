@@ -1,7 +1,5 @@
 //! Messages of groups for members at another domain, as they go from homeserver to homeserver (FED-4).
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{Address, DeliveryId, LaneInstance, Payload};
@@ -33,17 +31,6 @@ impl Deliveries {
     pub const MOST_ADDRESSES: usize = 20_000;
     /// Bytes of a request in CBOR, at most. Each homeserver takes as many, whatever it lets clients send.
     pub const MOST_BYTES: usize = 2 * 1024 * 1024;
-    /// Bytes of a request that a line carries in a second, at least: 64 kbit/s. Sender and receiver wait for so slow a one. The
-    /// signature of the largest request is good for longer than that takes.
-    pub const LEAST_RATE: usize = 8 * 1024;
-
-    /// Bytes of requests at several lanes that may be on one line at once, where it may be slow.
-    pub const AT_ONCE: usize = 768 * 1024;
-
-    /// The time in which the slowest line carries so many bytes.
-    pub fn carriage(bytes: usize) -> Duration {
-        Duration::from_secs(bytes.div_ceil(Self::LEAST_RATE) as u64)
-    }
 }
 
 /// A delivery with its id, by which a number that was given twice is noticed.

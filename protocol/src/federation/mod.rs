@@ -3,6 +3,7 @@
 
 mod deliveries;
 mod description;
+mod slow_line;
 
 use serde::{Deserialize, Serialize};
 

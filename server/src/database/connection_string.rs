@@ -49,10 +49,10 @@ impl Parameters {
 }
 
 /// Splits a connection string into what the driver reads, and the parameters that it does not. What does not parse is left to the
-/// driver, which refuses it.
+/// driver, which refuses it, except for a list in which a name is missing: it would take that for the end of the list.
 ///
 /// # Errors
-/// A string that says twice where the server is.
+/// A string that says twice where the server is, or has a value without a name.
 pub(super) fn split(text: &str) -> anyhow::Result<(String, Parameters)> {
     let (mut parameters, mut places) = (Parameters::default(), Vec::new());
     if let Some(Url { before, names_hosts, query }) = Url::of(text) {
@@ -77,6 +77,10 @@ pub(super) fn split(text: &str) -> anyhow::Result<(String, Parameters)> {
     }
     let (mut kept, mut rest) = (String::new(), text);
     while let Some((name, value, behind)) = pair(rest) {
+        ensure!(
+            !name.is_empty(),
+            "it has a `=` without a name before it: write a value that has a space in it in quotes"
+        );
         if !parameters.take(name, &value) {
             kept.push_str(&rest[..rest.len() - behind.len()]);
             places.push(name.to_owned());
@@ -218,6 +222,25 @@ mod tests {
             "host=a,b port=1,2",
         ] {
             split(text).unwrap();
+        }
+    }
+
+    /// The driver would drop the rest of the list.
+    #[test]
+    fn a_list_in_which_a_name_is_missing_is_refused() {
+        for text in [
+            "host=db password=ab =cd dbname=postern channel_binding=require",
+            "host=db password=ab= = channel_binding=require",
+            "=",
+            " = host=db",
+            "host='db'=sslmode=require",
+            "sslmode=require =x",
+        ] {
+            let refused = split(text).unwrap_err().to_string();
+            assert!(refused.contains("without a name"), "{text}: {refused}");
+        }
+        for text in ["host=db password=ab=cd", "host = db password = '=' dbname=\\=x"] {
+            assert_eq!(split(text).unwrap().0, text);
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::{
 };
 use tokio_postgres::{
     Client, Error,
+    error::SqlState,
     types::{ToSql, Type},
 };
 
@@ -43,14 +44,15 @@ enum Found {
 }
 
 impl Overseer {
-    /// Asks a session which one it is. There is none where PostgreSQL does not tell, or refuses to, as where its administrator
-    /// lets nobody look at sessions.
+    /// Asks a session which one it is. There is none where PostgreSQL does not tell, or its administrator lets nobody look at
+    /// sessions.
     ///
     /// # Errors
-    /// A database that does not answer.
+    /// A database that does not answer, or cannot at this moment: without an overseer the call would wait for far longer for an
+    /// answer that does not come.
     pub async fn of(client: &Client, way: &Way) -> Result<Option<Self>, Error> {
         let row = match client.query_typed_opt(OF_ITSELF, &[]).await {
-            Err(error) if error.as_db_error().is_some() => None,
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => None,
             answer => answer?,
         };
         Ok(row.map(|row| Self { way: way.clone(), pid: row.get(0), begun: row.get(1) }))

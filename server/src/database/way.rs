@@ -441,6 +441,7 @@ mod tests {
             ("host=db connect_timeout=secret", unreadable),
             ("host=db password=two secret=1", unreadable),
             ("host=db password='secret", unreadable),
+            ("host=db password=two =secret channel_binding=require", "a `=` without a name"),
             ("secret", unreadable),
             ("postgresql://me:secret@db?sslmode", unreadable),
             ("postgresql://[secret", unreadable),

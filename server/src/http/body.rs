@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, header};
 use postern_protocol::{
     federation::Deliveries,
     problem::{Problem, ProblemType},
+    signature::SignatureError,
 };
 use tokio::{
     select,
@@ -28,8 +29,12 @@ use crate::config::Limits;
 
 /// Time within which a body must grow by what the least rate asks for.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Bytes by which a homeserver's body grows in that time on the slowest line, which it may share with those of all other lanes.
-const SLOWEST: usize = Deliveries::LEAST_RATE * WINDOW.as_secs() as usize / Deliveries::LANES as usize;
+/// The same for a homeserver's body, which comes frame by frame: one comes in this time over the slowest line, also if those of all
+/// other lanes come before it.
+const SLOW_WINDOW: Duration = Duration::from_secs(32);
+const _: () = assert!(
+    SLOW_WINDOW.as_secs() >= Deliveries::carriage(Deliveries::LANES as usize * Deliveries::FRAME).as_secs()
+);
 /// Time for which the rest of a body that was refused is read, and what may come in it: a client that is still sending
 /// would not read the refusal.
 const LINGER: Duration = Duration::from_secs(2);
@@ -51,6 +56,8 @@ struct Bounds {
     /// Time within which it must grow by so many bytes.
     window: Duration,
     least: usize,
+    /// The same for one that may come over the slowest line, which must grow by a frame at most.
+    slow_window: Duration,
 }
 
 /// A whole body, and its part of the budget, which it holds as long as it lives.
@@ -117,8 +124,8 @@ impl Bodies {
     pub fn new(limits: &Limits) -> Self {
         let least = limits.body_bytes_per_second.saturating_mul(WINDOW.as_secs());
         let least = usize::try_from(least).unwrap_or(usize::MAX);
-        let bounds =
-            Bounds { bytes: limits.largest_body(), time: limits.body_timeout(), window: WINDOW, least };
+        let (bytes, time) = (limits.largest_body(), limits.body_timeout());
+        let bounds = Bounds { bytes, time, window: WINDOW, least, slow_window: SLOW_WINDOW };
         Self::within(bounds, limits.bodies_bytes)
     }
 
@@ -129,8 +136,12 @@ impl Bodies {
     /// The same bodies, each of which may take so much longer in all, if that is some time at all, and then come as slowly as over
     /// the slowest line, whatever the operator asks of others.
     pub fn lasting(&self, longer: Duration) -> Self {
-        let least = if longer.is_zero() { self.bounds.least } else { self.bounds.least.min(SLOWEST) };
-        let bounds = Bounds { time: self.bounds.time.saturating_add(longer), least, ..self.bounds };
+        if longer.is_zero() {
+            return self.clone();
+        }
+        let Bounds { time, least, slow_window, .. } = self.bounds;
+        let (time, least) = (time.saturating_add(longer), least.min(Deliveries::FRAME));
+        let bounds = Bounds { time, window: slow_window, least, ..self.bounds };
         Self { bounds, budget: self.budget.clone() }
     }
 
@@ -143,8 +154,8 @@ impl Bodies {
     /// much, and one whose request is not admitted, is refused before anything is read.
     ///
     /// # Errors
-    /// `body-too-large`, `body-too-slow`, `malformed-request` for a body that ends early; a lack of memory for it; those of
-    /// the admission.
+    /// `body-too-large`, `body-too-slow`, `malformed-request` for a body that ends early, `signature-required` for one that takes
+    /// longer than its signature counts; a lack of memory for it; those of the admission.
     async fn read<S, B>(
         &self,
         source: SourceAddress,
@@ -173,8 +184,8 @@ impl Bodies {
                 return Err(failure);
             }
         };
-        let bounds = Bounds { time: bounds.time.min(left), ..bounds };
-        let whole = self.read_whole(source, body.as_mut(), bounds).await;
+        let whole = timeout(left, self.read_whole(source, body.as_mut(), bounds)).await;
+        let whole = whole.unwrap_or_else(|_| Err(outdated().into()));
         if matches!(&whole, Err(Failure::Refused(problem)) if problem.kind == ProblemType::BodyTooLarge) {
             tokio::spawn(timeout(LINGER, discard(body)));
         }
@@ -220,6 +231,11 @@ impl Bounds {
         let detail = format_args!("a body can have at most {} bytes here", self.bytes);
         Problem::with_detail(ProblemType::BodyTooLarge, detail)
     }
+}
+
+/// The problem of a request whose signature ended while its body came: one of the two clocks may be wrong.
+fn outdated() -> Problem {
+    Problem::with_detail(ProblemType::SignatureRequired, SignatureError::NotFresh)
 }
 
 impl Announced {
@@ -335,7 +351,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(60 * 60);
     const WINDOW: Duration = Duration::from_millis(200);
-    const LAX: Bounds = Bounds { bytes: 100_000, time: HOUR, window: HOUR, least: 0 };
+    const LAX: Bounds = Bounds { bytes: 100_000, time: HOUR, window: HOUR, least: 0, slow_window: HOUR };
 
     fn source(last: u8) -> SourceAddress {
         SourceAddress::of([192, 0, 2, last].into())
@@ -397,28 +413,45 @@ mod tests {
         assert_eq!(whole(&bodies.lasting(HOUR)).await, Ok(50_000));
     }
 
+    /// Nothing is to be seen of a frame before it is whole.
     #[tokio::test]
-    async fn a_body_that_may_come_over_the_slowest_line_grows_by_less() {
-        let bounds = Bounds { bytes: LAX.bytes, time: HOUR, window: WINDOW, least: usize::MAX };
+    async fn a_body_that_may_come_over_the_slowest_line_comes_frame_by_frame() {
+        const FRAME: usize = Deliveries::FRAME;
+        let slow = || Err(ProblemType::BodyTooSlow.title().to_owned());
+        let bounds = Bounds { window: WINDOW, least: usize::MAX, ..LAX };
         let bodies = Bodies::within(bounds, 1_000_000);
-        let whole = async |bodies: &Bodies| {
-            let body = parts(19, SLOWEST, WINDOW / 10);
+        let whole = async |bodies: &Bodies, part: usize| {
+            let body = parts(3, part, 2 * WINDOW);
             let read = bodies.read(source(1), Announced::default(), body, u64::MAX, admitted()).await;
             read.map(|body| body.len()).map_err(|failure| failure.to_string())
         };
-        assert_eq!(whole(&bodies).await, Err(ProblemType::BodyTooSlow.title().to_owned()));
-        assert_eq!(whole(&bodies.lasting(Duration::ZERO)).await, whole(&bodies).await);
-        assert_eq!(whole(&bodies.lasting(HOUR)).await, Ok(19 * SLOWEST));
+        assert_eq!(whole(&bodies, FRAME).await, slow());
+        assert_eq!(whole(&bodies.lasting(Duration::ZERO), FRAME).await, slow());
+        assert_eq!(whole(&bodies.lasting(HOUR), FRAME).await, Ok(3 * FRAME));
+        let bodies = Bodies::within(Bounds { slow_window: WINDOW, ..bounds }, 1_000_000);
+        assert_eq!(whole(&bodies.lasting(HOUR), FRAME / 2).await, slow(), "none is whole in time");
+    }
+
+    #[test]
+    fn a_frame_comes_over_the_slowest_line_before_anybody_asks_for_a_sign_of_life() {
+        let frame = Deliveries::carriage(Deliveries::LANES_AT_ONCE * Deliveries::FRAME);
+        assert!(2 * frame < Limits::default().http2_ping(), "{frame:?}");
     }
 
     #[tokio::test]
-    async fn a_body_is_read_as_long_as_its_signature_counts() {
-        let bodies = Bodies::within(LAX, 1_000_000);
-        let ends = Box::pin(std::future::ready(Ok::<_, Failure>(WINDOW)));
-        let body = parts(10_000, 1, Duration::from_millis(5));
-        let read = bodies.read(source(1), Announced::default(), body, u64::MAX, ends).await;
-        let problem = read.err().map(|failure| failure.to_string());
-        assert_eq!(problem.as_deref(), Some(ProblemType::BodyTooSlow.title()));
+    async fn a_body_that_outlives_its_signature_says_something_of_clocks() {
+        for (time, expected) in
+            [(HOUR, ProblemType::SignatureRequired), (WINDOW / 4, ProblemType::BodyTooSlow)]
+        {
+            let bodies = Bodies::within(Bounds { time, ..LAX }, 1_000_000);
+            let ends = Box::pin(std::future::ready(Ok::<_, Failure>(WINDOW)));
+            let body = parts(10_000, 1, Duration::from_millis(5));
+            let read = bodies.read(source(1), Announced::default(), body, u64::MAX, ends).await;
+            let problem = read.err().map(Failure::into_problem).expect("it takes too long");
+            assert_eq!(problem.kind, expected);
+            let says_so = problem.detail.is_some_and(|detail| detail.contains("check the clock"));
+            assert_eq!(says_so, expected == ProblemType::SignatureRequired);
+        }
     }
 
     #[tokio::test]

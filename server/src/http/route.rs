@@ -108,12 +108,14 @@ impl<S> Route<S> {
         self.max_body.min(of_any).max(self.least).saturating_add(self.envelope)
     }
 
-    /// The time that a body of an announced length has beyond the operator's limit: other homeservers' lines may be slow, and each
-    /// sends as much as the protocol lets it, at several lanes at once.
+    /// The time that a body of an announced length has beyond the operator's limit: as much as another homeserver gives it, whose
+    /// line may be slow, and carry those of other lanes at the same time.
     pub fn more_time(&self, announced: Option<u64>) -> Duration {
-        let at_once = Deliveries::AT_ONCE as u64;
-        let bytes = announced.map_or(self.least, |length| length.max(at_once).min(self.least));
-        Deliveries::carriage(usize::try_from(bytes).unwrap_or(usize::MAX))
+        if self.least == 0 {
+            return Duration::ZERO;
+        }
+        let bytes = announced.unwrap_or(self.least).min(self.least);
+        Deliveries::carriage_beside(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     /// Whether the route takes requests that are enclosed in others (FED-5): those that pay for themselves or whose answer
@@ -181,3 +183,37 @@ impl<S> Clone for Door<S> {
 }
 
 impl<S> Copy for Door<S> {}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::http::Answer;
+
+    fn endpoint(_: &(), _: Request) -> BoxFuture<'static, Outcome> {
+        Box::pin(std::future::ready(Ok(Answer::empty(StatusCode::OK))))
+    }
+
+    fn route() -> Route<()> {
+        Route::new("test.route", Method::POST, "/test", Door::Open(endpoint))
+    }
+
+    #[test]
+    fn a_body_of_a_homeserver_has_the_time_that_its_sender_gives_it() {
+        let deliveries = route().of_homeservers(Deliveries::MOST_BYTES);
+        for (announced, seconds) in [
+            (None, 256),
+            (Some(0), 12),
+            (Some(100), 12),
+            (Some(96 * 1024), 48),
+            (Some(1024 * 1024), 256),
+            (Some(2 * 1024 * 1024), 256),
+            (Some(u64::MAX), 256),
+        ] {
+            assert_eq!(deliveries.more_time(announced), Duration::from_secs(seconds), "{announced:?}");
+            assert_eq!(route().more_time(announced), Duration::ZERO, "anybody's");
+            assert_eq!(route().large().more_time(announced), Duration::ZERO, "anybody's");
+        }
+    }
+}

@@ -7,6 +7,7 @@ mod deliveries;
 mod failing;
 mod groups;
 mod hidden;
+mod lines;
 mod lost_answers;
 mod moved;
 mod neighbours;

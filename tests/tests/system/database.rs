@@ -119,6 +119,25 @@ async fn chores_are_done_where_nobody_may_look_at_sessions() {
     assert_eq!(done.expect("it is done").get::<_, i32>(0), 1);
 }
 
+#[tokio::test]
+async fn a_chore_whose_session_cannot_be_looked_at_for_a_fault_fails_and_is_done_when_that_is_over() {
+    let cluster = Cluster::start().await;
+    let settings = DatabaseConfig::default();
+    let database = Database::new(&ConnectionString::new(cluster.server_url()), &settings).unwrap();
+    let chore = async || database.for_chores().query_one("SELECT 1", &[]).await;
+    let admin = cluster.admin().await;
+    let rename = async |from: &str, to: &str| {
+        let rename = format!(
+            "SET allow_system_table_mods = on; ALTER VIEW pg_catalog.{from} RENAME TO {to}; RESET allow_system_table_mods"
+        );
+        admin.batch_execute(&rename).await.unwrap();
+    };
+    rename("pg_stat_activity", "activity_elsewhere").await;
+    chore().await.expect_err("nobody would oversee it");
+    rename("activity_elsewhere", "pg_stat_activity").await;
+    assert_eq!(chore().await.expect("it is done").get::<_, i32>(0), 1);
+}
+
 /// Begins a call that lasts until this session gives a lock up.
 async fn long_call(database: &Database, admin: &Client) -> JoinHandle<Result<(), DatabaseError>> {
     admin.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();

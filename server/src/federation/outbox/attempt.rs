@@ -165,8 +165,7 @@ impl Federation {
         let mut spent = 0;
         for _ in 0..REQUESTS {
             let token = self.take_token(&neighbour).await?;
-            let request = Request::deliver(&claim.deliveries(&contents));
-            let request = request.waiting_at_least(claim.carriage).paid_with(token);
+            let request = Request::deliver(&claim.deliveries(&contents), claim.shares_line).paid_with(token);
             let reception = match self.exchange(&neighbour, request).await {
                 Err(error) if claim.has_own_line() && is_broken(&error) => Reception::Broken,
                 answer => Reception::of(&answer?, &contents),
@@ -245,7 +244,7 @@ impl Federation {
             deliveries: vec![NumberedDelivery { id, delivery: Delivery::empty() }],
         };
         let token = self.take_token(neighbour).await?;
-        let request = Request::deliver(&deliveries).waiting_at_least(claim.carriage).paid_with(token);
+        let request = Request::deliver(&deliveries, claim.shares_line).paid_with(token);
         let answer = self.exchange(neighbour, request).await?;
         match Reception::of(&answer, &[]) {
             Reception::Gap(last) => Ok(claim.has(&last).then_some(last)),

@@ -1,7 +1,5 @@
 //! A claim: a lane with its first deliveries, and what is sent of them in one attempt.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use postern_protocol::{
     DeliveryId, LaneInstance,
@@ -32,8 +30,8 @@ pub(super) struct Claim {
     pub(super) is_last_break: bool,
     /// Bytes that go on a connection which other requests are on, at most.
     pub(super) shared_bytes: usize,
-    /// The time that each request has beyond others, at least.
-    pub(super) carriage: Duration,
+    /// Whether the line may be slow, and have requests of other lanes on it at the same time.
+    pub(super) shares_line: bool,
 }
 
 /// A delivery that is about to be sent.
@@ -75,7 +73,7 @@ impl Claim {
         holder: [u8; 16],
         row: &Row,
         shared_bytes: usize,
-        carriage: Duration,
+        shares_line: bool,
     ) -> anyhow::Result<Self> {
         let id = |bytes: &[u8]| DeliveryId::try_from(bytes);
         Ok(Self {
@@ -91,7 +89,7 @@ impl Claim {
             is_apart: row.get("is_apart"),
             is_last_break: row.get("is_last_break"),
             shared_bytes,
-            carriage,
+            shares_line,
         })
     }
 
@@ -177,7 +175,7 @@ mod tests {
             is_apart: false,
             is_last_break: false,
             shared_bytes: usize::MAX,
-            carriage: Duration::ZERO,
+            shares_line: false,
         }
     }
 

@@ -42,13 +42,13 @@ const OF_FAMILY: usize = 4;
 /// Bytes of deliveries in a request, sealed. A single one may have more.
 const BATCH_BYTES: i64 = 768 * 1024;
 /// The same where the homeserver takes long, failed before, or never took anything: a line that was too slow for more carries
-/// these, and those of several lanes at once; a host that does not answer has no more time for them than for one.
+/// these, and those of several lanes at once; a host that does not answer has hardly more time for them than for one.
 const PROBE_BYTES: i64 = 96 * 1024;
 /// Bytes of deliveries, sealed, that go on a connection which other requests are on, at most, where the line may be slow: what
 /// is behind more of them, such as a sign of life, may come so late that the connection counts as dead.
 const SHARED_BYTES: usize = 128 * 1024;
 /// The same where attempts at several lanes are made at once.
-const SHARED_BY_LANES: usize = 16 * 1024;
+const SHARED_BY_LANES: usize = Deliveries::FRAME;
 
 outcome! {
     pub ClaimLaneOutcome: "federation.claim_lane_outcome" {
@@ -85,20 +85,16 @@ impl Standing {
 
     /// The time for an attempt at deliveries of so many bytes.
     fn time(self, bytes: usize) -> Duration {
-        let time = match self {
-            Self::Prompt | Self::Good | Self::Slow => TIME,
-            Self::Failing | Self::Stranger => PROBE_TIME,
-        };
-        time + self.carriage().max(Deliveries::carriage(bytes))
+        match self {
+            Self::Prompt | Self::Good => TIME + Deliveries::carriage(bytes),
+            Self::Slow => TIME + Deliveries::carriage_beside(bytes),
+            Self::Failing | Self::Stranger => PROBE_TIME + Deliveries::carriage(bytes),
+        }
     }
 
-    /// The time that a request has beyond others at least, however little is in it: the lanes of a homeserver that takes long
-    /// share its line.
-    fn carriage(self) -> Duration {
-        match self {
-            Self::Slow => Deliveries::carriage(Deliveries::AT_ONCE),
-            Self::Prompt | Self::Good | Self::Failing | Self::Stranger => Duration::ZERO,
-        }
+    /// Whether its line may be slow, and several lanes are tried at once all the same.
+    fn shares_line(self) -> bool {
+        matches!(self, Self::Slow)
     }
 
     /// Bytes of deliveries in a request, sealed.
@@ -299,7 +295,7 @@ impl Federation {
         match ClaimLaneOutcome::of(&row)? {
             ClaimLaneOutcome::None => Ok(None),
             ClaimLaneOutcome::Claimed => {
-                Claim::of(holder, &row, standing.shared_bytes(), standing.carriage()).map(Some)
+                Claim::of(holder, &row, standing.shared_bytes(), standing.shares_line()).map(Some)
             }
         }
     }
@@ -309,38 +305,39 @@ impl Federation {
 mod tests {
     use super::*;
 
-    /// Time for a request beyond that in which a slow line carries it.
-    const REQUEST: Duration = Duration::from_secs(30);
-
     #[test]
     fn there_is_time_for_each_request_on_the_slowest_line() {
-        /// Time for which the signature of a request is good.
-        const SIGNATURE: Duration = Duration::from_secs(300);
         let largest = Deliveries::MOST_BYTES;
-        assert!(REQUEST + Deliveries::carriage(largest) < SIGNATURE);
         for standing in
             [Standing::Prompt, Standing::Good, Standing::Slow, Standing::Failing, Standing::Stranger]
         {
             let name = standing.name();
-            assert!(standing.time(largest) > REQUEST + Deliveries::carriage(largest), "{name}");
+            let request = Deliveries::ANSWER + Deliveries::carriage(largest);
+            assert!(standing.time(largest) > request, "{name}");
             let batch = usize::try_from(standing.batch_bytes()).unwrap();
             assert!(batch < largest, "{name}");
         }
-        assert!(Standing::Slow.time(0) > REQUEST + Standing::Slow.carriage());
-        assert!(REQUEST + Standing::Slow.carriage() < SIGNATURE);
+        for bytes in [0, Deliveries::MOST_BESIDE, largest] {
+            let request = Deliveries::ANSWER + Deliveries::carriage_beside(bytes);
+            assert!(Standing::Slow.time(bytes) > request, "{bytes} bytes");
+        }
         // One that does not answer keeps its place for not much longer than if nothing was sent.
         let batch = usize::try_from(PROBE_BYTES).unwrap();
         assert!(Standing::Stranger.time(batch) < PROBE_TIME * 3 / 2);
     }
 
     #[test]
-    fn a_slow_line_has_time_and_room_for_all_lanes_at_once() {
-        /// The default of `federation.deliveries_at_once`.
-        const AT_ONCE: usize = 64;
-        let lanes = Families::new(AT_ONCE.div_ceil(OTHERS)).most;
+    fn lanes_that_share_a_slow_line_have_room_on_it() {
         let batch = usize::try_from(Standing::Slow.batch_bytes()).unwrap();
-        assert!(Deliveries::carriage(lanes * batch) <= REQUEST + Standing::Slow.carriage());
-        assert!(lanes * Standing::Slow.shared_bytes() <= SHARED_BYTES);
+        assert!(Standing::Slow.shares_line() && batch <= Deliveries::MOST_BESIDE);
+        assert!(Deliveries::LANES_AT_ONCE * Standing::Slow.shared_bytes() <= SHARED_BYTES);
+    }
+
+    /// A place is held for as long as the request may take, whose homeserver may never answer.
+    #[test]
+    fn a_small_request_to_a_slow_homeserver_has_hardly_more_time_than_another_one() {
+        let small = Deliveries::carriage_beside(1024);
+        assert!(small <= Deliveries::ANSWER / 2, "{small:?}");
     }
 
     #[test]

@@ -274,22 +274,23 @@ async fn pump(
             read = from.read(&mut bytes) => read.unwrap_or_default(),
             _ = weather.wait_for(|now| *now == Weather::Silent) => 0,
         };
-        let now = *weather.borrow_and_update();
         // Nothing of later comes through, however late this is.
-        if now.ends_lines() {
-            return false;
+        if let Some(silent) = ended(&mut weather).await {
+            return silent;
         }
-        if now == Weather::Silent {
-            let _ = weather.wait_for(|now| *now != Weather::Silent).await;
-            return true;
-        }
+        let now = *weather.borrow();
         if let Weather::Slow(time) = now {
             sleep(time).await;
         }
         for part in bytes[..read].chunks(TURN) {
+            let now = *weather.borrow();
             if let Weather::Trickle(rate) = now {
                 let _turn = turns.lock().await;
                 sleep(Duration::from_secs_f64(part.len() as f64 / rate as f64)).await;
+            }
+            // The weather may have changed meanwhile.
+            if let Some(silent) = ended(&mut weather).await {
+                return silent;
             }
             if to.write_all(part).await.is_err() {
                 return false;
@@ -299,6 +300,16 @@ async fn pump(
             return false;
         }
     }
+}
+
+/// Whether a direction ends in this weather, at once or after a silence, which has passed then; none: it goes on.
+async fn ended(weather: &mut watch::Receiver<Weather>) -> Option<bool> {
+    let now = *weather.borrow_and_update();
+    if now == Weather::Silent {
+        let _ = weather.wait_for(|now| *now != Weather::Silent).await;
+        return Some(true);
+    }
+    now.ends_lines().then_some(false)
 }
 
 /// Answers in the homeserver's place while the weather is such.

@@ -10,7 +10,7 @@ use std::sync::{
 use postern_protocol::MlsMessage;
 use postern_tests_kit::{Group, Weather, World, eventually};
 
-use super::{HOLDER, REASONS, Talk, close_unseen, due_unseen, heard, make_due};
+use super::{HOLDER, REASONS, Talk, close_unseen, due_unseen, heard, make_due, slow::ended};
 
 /// Bytes of a body beyond which it is a large one here.
 pub(super) const LARGE: usize = 40_000;
@@ -159,6 +159,33 @@ async fn what_was_taken_though_connections_broke_before_the_answers_is_not_set_a
     assert!(broken.load(Ordering::SeqCst) < 5, "nobody waits for ten minutes");
     assert_eq!(talk.sender().count("federation.set_aside").await, 0);
     talk.assert_heard("once").await;
+    talk.neighbours.close();
+}
+
+/// Nothing else is on that connection: the attempt goes on, as with any other that a delivery has for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_break_under_what_is_large_for_a_slow_line_costs_no_attempt() {
+    /// Bytes of a delivery, of which each alone comes through, and two together do not. They are more than share a connection.
+    const EACH: usize = 12_000;
+    let mut talk = Talk::start_with(&[("POSTERN_METRICS_LISTEN", "127.0.0.1:0")]).await;
+    talk.line(Weather::Cut);
+    for _ in 0..2 {
+        talk.say(vec![b'x'; EACH]).await;
+    }
+    let authority = talk.neighbours.authority.pem();
+    talk.end_attempts().await;
+    let before = ended(&talk, "broken").await;
+    let broken = talk.neighbours.line(0, 1).narrow(&authority, 2 * EACH, false);
+    talk.operate("retry_now('b.example')").await;
+    // The line may have been cut under one of them, after which it would have a connection for itself for that.
+    let slow = "SELECT federation.note_slow('b.example');
+                UPDATE federation.due SET apart_to = 0, breaks = 0, broken_since = NULL;
+                COMMIT";
+    talk.sender().admin.batch_execute(slow).await.unwrap();
+    talk.assert_heard("both").await;
+    assert_eq!(broken.load(Ordering::SeqCst), 1, "they went together first");
+    assert_eq!(ended(&talk, "broken").await, before, "the rest of the attempt took one of them");
+    assert_eq!(talk.sender().count("federation.set_aside").await, 0);
     talk.neighbours.close();
 }
 

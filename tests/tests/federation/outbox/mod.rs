@@ -74,6 +74,15 @@ impl Talk {
     /// Changes something while no attempt is under way, and none begins; then what waits is tried. So an attempt meets what was
     /// before or what is now, not both, and those that meet what is now know all that waits.
     async fn between_attempts<T>(&self, change: impl FnOnce() -> T) -> T {
+        self.end_attempts().await;
+        let changed = change();
+        self.operate("retry_now('b.example')").await;
+        self.sender().admin.batch_execute("COMMIT").await.unwrap();
+        changed
+    }
+
+    /// No attempt is under way, and none begins until the superuser's transaction ends, which this begins.
+    async fn end_attempts(&self) {
         let sender = self.sender();
         eventually("no attempt is under way", async || {
             sender.admin.batch_execute("BEGIN").await.unwrap();
@@ -84,10 +93,6 @@ impl Talk {
             none.then_some(())
         })
         .await;
-        let changed = change();
-        self.operate("retry_now('b.example')").await;
-        sender.admin.batch_execute("COMMIT").await.unwrap();
-        changed
     }
 
     /// The line, which was cut, is good again, and is tried.

@@ -1,9 +1,12 @@
 //! Slow attempts: they wait apart, and hold nobody up.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::{Duration, Instant},
+};
 
 use postern_protocol::{federation::Deliveries, qs::QueuePayload};
-use postern_tests_kit::{Neighbours, Weather, eventually};
+use postern_tests_kit::{Group, Neighbours, Weather, eventually};
 
 use super::{HOLDER, Talk, close_unseen, due_unseen};
 
@@ -14,6 +17,32 @@ async fn are_under_way(talk: &Talk, number: i64, domain: &str) {
         (talk.sender().count(&attempts).await >= number).then_some(())
     })
     .await;
+}
+
+/// Groups in so many lanes of the second domain, one in each.
+async fn in_lanes(talk: &Talk, number: usize) -> Vec<Group> {
+    let lanes = "SELECT count(DISTINCT lane) FROM federation.outgoing_lanes WHERE domain = 'b.example'";
+    let mut groups = Vec::new();
+    while groups.len() < number {
+        let before: i64 = talk.sender().value(lanes).await;
+        let mut group = talk.neighbours[0].group(1).await;
+        talk.neighbours.add(&mut group, 1, talk.neighbours[1].candidate().await).await;
+        talk.drained().await;
+        if talk.sender().value::<i64>(lanes).await > before {
+            groups.push(group);
+        }
+    }
+    groups
+}
+
+/// Attempts of all processes of the first domain that ended so.
+pub(super) async fn ended(talk: &Talk, outcome: &str) -> f64 {
+    let series = format!("postern_federation_attempts_total{{outcome=\"{outcome}\"}}");
+    let mut attempts = 0.0;
+    for server in &talk.sender().servers {
+        attempts += server.metric(&series).await;
+    }
+    attempts
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,24 +145,13 @@ async fn lanes_that_share_a_slow_line_send_little_at_once() {
     /// Bytes that the line carries in a second: with each of these messages it is busy for longer than a prompt answer takes.
     const RATE: usize = 4 * Deliveries::LEAST_RATE;
     const LARGE: usize = 90_000;
-    const LANES: i64 = 5;
-    let done = async |talk: &Talk| {
-        talk.sender().server().metric("postern_federation_attempts_total{outcome=\"done\"}").await
-    };
     let talk = Talk::start_with(&[("POSTERN_METRICS_LISTEN", "127.0.0.1:0")]).await;
     for limit in ["set_group_limit('max_message_bytes', 100000)", "set_federation_limit('retry_seconds', 1)"]
     {
         talk.operate(limit).await;
     }
-    let lanes = "SELECT count(DISTINCT lane) FROM federation.outgoing_lanes";
-    let mut groups = Vec::new();
-    while talk.sender().value::<i64>(lanes).await < LANES {
-        let mut group = talk.neighbours[0].group(1).await;
-        talk.neighbours.add(&mut group, 1, talk.neighbours[1].candidate().await).await;
-        talk.drained().await;
-        groups.push(group);
-    }
-    let (before, taken) = (done(&talk).await, talk.taken().await);
+    let mut groups = in_lanes(&talk, 5).await;
+    let (before, taken) = (ended(&talk, "done").await, talk.taken().await);
     talk.line(Weather::Cut);
     for group in &mut groups {
         for _ in 0..2 {
@@ -148,9 +166,47 @@ async fn lanes_that_share_a_slow_line_send_little_at_once() {
     let messages = 2 * groups.len();
     assert_eq!(talk.taken().await, taken + messages as i64);
     eventually("each came in a request of its own", async || {
-        (done(&talk).await >= before + messages as f64).then_some(())
+        (ended(&talk, "done").await >= before + messages as f64).then_some(())
     })
     .await;
+    talk.line(Weather::Fair);
+    talk.neighbours.close();
+}
+
+/// Each has its share of the line, on which frames of a request come seldom: that is no stall. More at once would take longer than
+/// each has time for.
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_of_all_processes_share_the_slowest_line() {
+    /// Bytes that are on a connection of their own, in several frames.
+    const LARGE: usize = 40_000;
+    const LANES: usize = Deliveries::LANES_AT_ONCE + 2;
+    let builder = Neighbours::builder().bad_lines().processes(2).tokens(300);
+    let neighbours = builder.setting("POSTERN_METRICS_LISTEN", "127.0.0.1:0").start().await;
+    let mut group = neighbours[0].group(1).await;
+    neighbours.add(&mut group, 1, neighbours[1].candidate().await).await;
+    let talk = Talk { neighbours, group, said: Vec::new() };
+    let mut groups = in_lanes(&talk, LANES).await;
+    let (failing, broken) = (ended(&talk, "failing").await, ended(&talk, "broken").await);
+    let taken = talk.taken().await;
+    talk.line(Weather::Trickle(Deliveries::LEAST_RATE));
+    // That has been seen.
+    talk.sender().admin.execute("SELECT federation.note_slow('b.example')", &[]).await.unwrap();
+    for group in &mut groups {
+        let said = group.party(0).say(&[b'x'; LARGE]);
+        talk.sender().pay(&group.submit(0, &said, None)).await.assert_ok("a message");
+    }
+    let under_way = "federation.due WHERE domain = 'b.example' AND holder IS NOT NULL AND due > now()";
+    let most = AtomicI64::new(0);
+    eventually("all of it comes", async || {
+        most.fetch_max(talk.sender().count(under_way).await, Ordering::SeqCst);
+        (talk.sender().count("federation.outbox").await == 0).then_some(())
+    })
+    .await;
+    let most = most.load(Ordering::SeqCst);
+    assert!((2..=Deliveries::LANES_AT_ONCE as i64).contains(&most), "{most} lanes at once");
+    assert_eq!(talk.taken().await, taken + LANES as i64);
+    assert_eq!(ended(&talk, "failing").await, failing, "none has taken too long");
+    assert_eq!(ended(&talk, "broken").await, broken, "no connection was given up");
     talk.line(Weather::Fair);
     talk.neighbours.close();
 }
