@@ -492,7 +492,7 @@ mod tests {
         ),
         (
             "entries",
-            "(group_id, handover, attempts, due) SELECT group_id, x'00', 9, 0 FROM groups",
+            "(group_id, handovers, attempts, due) SELECT group_id, x'80', 9, 0 FROM groups",
             DAY,
             |tx| Ok(!group::entries_due(tx)?.is_empty()),
         ),
