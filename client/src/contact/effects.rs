@@ -178,7 +178,9 @@ fn unverified(
     options: &Options,
 ) -> Result<Fate, Rejection> {
     let first = letter.stamp.time;
-    if !matches!(letter.body, LetterBody::Request(_)) || first.saturating_add(letters::UNVERIFIED_FOR) < tx.now() {
+    if !matches!(letter.body, LetterBody::Request(_))
+        || first.saturating_add(letters::UNVERIFIED_FOR) < tx.now()
+    {
         return Err(Rejection::invalid("a letter is from a user whom the server does not confirm"));
     }
     let (users, own) = letters::unconfirmed(tx, user)?;

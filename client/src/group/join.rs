@@ -10,7 +10,9 @@ use postern_protocol::{
 use rusqlite::{OptionalExtension as _, params};
 use tls_codec::Deserialize as _;
 
-use super::{attributes, handover, past::MOST_PAST_EPOCHS, places, record, rules, state::GroupState, strayed};
+use super::{
+    attributes, handover, past::MOST_PAST_EPOCHS, places, record, rules, state::GroupState, strayed,
+};
 use crate::{
     error::{Error, Rejection, Result},
     event::Event,

@@ -213,9 +213,8 @@ pub(crate) fn state(tx: &Tx<'_>, id: &GroupId) -> Result<State> {
 /// Whether this device may try to come back now because its user asks for something: when its time
 /// has come, or when it did not try lately.
 pub(crate) fn may_try(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
-    let may = |row: Row| {
-        row.state != State::ByHand && (row.attempts == 0 || tx.has_come(row.due, LONGEST_PAUSE))
-    };
+    let may =
+        |row: Row| row.state != State::ByHand && (row.attempts == 0 || tx.has_come(row.due, LONGEST_PAUSE));
     Ok(find(tx, id)?.is_none_or(may))
 }
 
