@@ -311,24 +311,26 @@ mod tests {
         account
     }
 
-    /// What another device told of a group: as the DS has it, and then in an epoch that the DS lost.
-    fn told_before_and_in_the_lost_time(account: &Account, id: &GroupId) -> [Vec<GroupHandover>; 2] {
+    /// What two other devices told of a group: one as the DS has it, and the other in an epoch that the DS lost.
+    fn told_before_and_in_the_lost_time(id: &GroupId) -> [Vec<GroupHandover>; 2] {
+        let [phone, laptop] = [account(), account()];
         let home = tempfile::tempdir().unwrap();
-        let phone = Store::create(home.path(), &Options::default()).unwrap();
+        let store = Store::create(home.path(), &Options::default()).unwrap();
         let reserved =
             GroupIdReserved { group_id: id.clone(), server_key: SigningKey::generate().public_key() };
-        let delivery = account.delivery_at(Address::generate().unwrap());
+        let delivery = phone.delivery_at(Address::generate().unwrap());
         let makes = |tx: &Tx<'_>| {
-            account.save(tx)?;
+            phone.save(tx)?;
             GroupState::create(tx, &reserved, "climbing", &delivery)?;
             let accepted = MessageAccepted::in_epoch(0);
             GroupState::load(tx, id)?.confirm(tx, Kind::Creation, &accepted)?;
             let before = group::handover(tx)?;
+            laptop.save(tx)?;
             GroupState::load(tx, id)?.stage_commit(tx, &Change::Update)?;
             GroupState::load(tx, id)?.confirm(tx, Kind::Commit, &accepted)?;
             Ok([before, group::handover(tx)?])
         };
-        phone.write(makes).unwrap()
+        store.write(makes).unwrap()
     }
 
     /// Both letters came before the first attempt.
@@ -336,7 +338,7 @@ mod tests {
     fn where_a_restored_ds_refuses_what_was_told_last_the_next_attempt_is_by_what_was_told_of_before() {
         let id = GroupId::new([7; 16], "x.example".parse().unwrap());
         let account = account();
-        let [before, lost] = told_before_and_in_the_lost_time(&account, &id);
+        let [before, lost] = told_before_and_in_the_lost_time(&id);
         let malformed = Error::Mls { what: "a group", reason: "its tree is malformed".to_owned() };
         let refused = |kind| Error::from(Problem::new(kind));
         for (error, falls_back) in [
