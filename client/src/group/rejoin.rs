@@ -43,6 +43,7 @@ use crate::{
 const UNEXPECTED: &str = "the group info or tree is malformed";
 const BEFORE_TOLD: &str = "the server shows it as it was before this device was told of it";
 const BEFORE_KNOWN: &str = "the server shows it as it was before this device knew it last";
+const ANOTHER: &str = "the server shows another group than the one that this device is in";
 
 /// Whether a device does not come into a group since the DS has it as it was before another device told of it, or may have: it
 /// shows an earlier epoch, or refuses the user's key (`not-allowed`) or the state key (`not-found`), which may have come in the
@@ -229,7 +230,8 @@ impl GroupState {
     ///
     /// # Errors
     /// [`Error::Strangers`] where others are there than a person accepted; [`Error::Mls`] where the DS shows an epoch before that
-    /// of which the other device told, or that of this device's own place: who was removed since would read on.
+    /// of which the other device told, or that of this device's own place: who was removed since would read on; or another group
+    /// of that epoch.
     pub(crate) fn enter(
         tx: &Tx<'_>,
         entry: &PendingEntry,
@@ -254,6 +256,12 @@ impl GroupState {
             if shown_at < known {
                 return Err(Error::mls("cannot come into the group")(reason));
             }
+        }
+        if let Some(old) = old.as_ref().filter(|_| leaving.is_some())
+            && old.epoch() == shown_at
+            && !old.has_tree(&current.ratchet_tree)?
+        {
+            return Err(Error::mls("cannot come into the group")(ANOTHER));
         }
         let content = if moves { record::attributes(tx, &id)? } else { Vec::new() };
         let before = old.as_ref().map(Before::of).transpose()?.unwrap_or_default();
