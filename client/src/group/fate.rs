@@ -117,11 +117,14 @@ impl GroupState {
         if record::is_entering(tx, &self.id)? {
             let moved = record::is_moving(tx, &self.id)?;
             record::entered(tx, &self.id)?;
-            handover::drop_entry(tx, &self.id)?;
+            let told = handover::drop_entry(tx, &self.id)?;
             join::forget_late(tx, &self.id)?;
             // The others learn at once who came.
             outbox::push(tx, &self.id, &Content::Present)?;
-            return if moved { Ok(()) } else { Event::Joined { group: self.id.clone() }.record(tx) };
+            if !moved {
+                Event::Joined { group: self.id.clone() }.record(tx)?;
+            }
+            return self.hear_anew(tx, told);
         }
         strayed::back(tx, &self.id)?;
         if self.is_ahead_by_user_key()? {
@@ -131,7 +134,7 @@ impl GroupState {
             // Devices on their way have no leaf here by which that would show.
             self.retell_those_on_their_way(tx)?;
         }
-        self.hear_what_waited(tx)?;
+        self.hear_anew(tx, Vec::new())?;
         Event::Returned { group: self.id.clone(), epoch: self.epoch() }.record(tx)
     }
 

@@ -36,7 +36,7 @@ const LONGEST_PAUSE: u64 = 24 * 60 * 60;
 /// Letters about changes that a device on its way is written at once. After these there is a pause between two, which begins
 /// with [`TELL_AGAIN`] and doubles: a member that comes and goes without end does not fill the device's mailbox.
 const RETOLD_AT_ONCE: u32 = 3;
-/// The most handovers of a group that are kept, one of each device that tells of it: those of the latest epochs.
+/// The most handovers of a group that are kept, one of each device that tells of it.
 const MOST_TOLD: usize = 8;
 const HANDOVERS: &str = "handovers of a group";
 /// The attempt to come in whose strangers the user is told of. It comes some 23 minutes after the first one: another device that
@@ -124,6 +124,9 @@ impl GroupState {
     /// all of the user's devices come together in one.
     pub(super) fn belongs_beside(&self, tx: &Tx<'_>, handover: &GroupHandover) -> Result<bool> {
         let own = self.own_leaf()?;
+        if own.pseudonym == handover.pseudonym {
+            return Ok(false);
+        }
         let (admins, devices) = (self.admins()?, identity::own_devices(tx)?);
         let rank = |pseudonym: Pseudonym| (!admins.contains(&pseudonym), pseudonym);
         let mut best = rank(own.pseudonym).min(rank(handover.pseudonym));
@@ -184,8 +187,11 @@ impl GroupState {
     }
 
     /// The secrets with which another device of this user comes in. `None` while this device does not have the
-    /// user's key: another one made it.
+    /// user's key: another one made it; or while the DS may not have taken the commit by which this device comes back.
     fn handover(&self, tx: &Tx<'_>) -> Result<Option<GroupHandover>> {
+        if !self.is_taken(tx)? {
+            return Ok(None);
+        }
         let Some(user_key) = self.user_key() else { return Ok(None) };
         let Some(key) = leaf::key(tx, &user_key.public_key)? else { return Ok(None) };
         let (title, titled) = record::numbered_title(tx, &self.id)?;
@@ -218,20 +224,22 @@ pub(crate) fn handover(tx: &Tx<'_>) -> Result<Vec<GroupHandover>> {
 }
 
 /// Takes over what another device of this user has: comes into groups that are new to this one, one
-/// after the other, and keeps the user's key of the others. Where the two are apart in a group it shows whether that is one
+/// after the other, and keeps the user's key of the others. Where both are in a group it shows whether that is one
 /// ([`GroupState::hear`]). A group that this device left by its user's will stays left.
 pub(crate) fn take_over(tx: &Tx<'_>, groups: &[GroupHandover]) -> Result<()> {
     for handover in groups {
         match GroupState::find(tx, &handover.id) {
             Ok(Some(_)) if record::is_entering(tx, &handover.id)? => renew_entry(tx, handover)?,
-            Ok(Some(group)) if group.own_leaf()?.pseudonym == handover.pseudonym => {
-                leaf::keep_key(tx, &handover.user_key())?;
-                if let Some(key) = handover.attributes_key {
-                    record::keep_attributes_key(tx, &handover.id, &key)?;
+            Ok(Some(group)) => {
+                if group.own_leaf()?.pseudonym == handover.pseudonym {
+                    leaf::keep_key(tx, &handover.user_key())?;
+                    if let Some(key) = handover.attributes_key {
+                        record::keep_attributes_key(tx, &handover.id, &key)?;
+                    }
+                    group.follow_user_key(tx)?;
                 }
-                group.follow_user_key(tx)?;
+                group.hear(tx, handover)?;
             }
-            Ok(Some(group)) => group.hear(tx, handover)?,
             Ok(None) | Err(Error::NotMember) if record::is_blocked(tx, &handover.id)? => {}
             Ok(None) | Err(Error::NotMember) => renew_entry(tx, handover)?,
             Err(error) => return Err(error),
@@ -309,14 +317,16 @@ pub(crate) fn met_strangers(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
     Ok(attempts == Some(TOLD_OF_STRANGERS))
 }
 
-/// Has this device come into a group, by what the other devices told of it: of each the last word counts, whatever epoch that is
-/// of, since a DS that was restored (QS-12) goes on from an earlier one.
+/// Has this device come into a group, by what the other devices told of it. The word of the latest epoch goes first; once an
+/// attempt failed, the one that came last: the DS may have refused the others.
 pub(super) fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
     let mut told = handovers(tx, &handover.id)?;
-    told.retain(|other| other.by != handover.by);
-    told.insert(0, handover.clone());
-    sort(&mut told);
-    told.truncate(MOST_TOLD);
+    keep_word(tx, &mut told, handover)?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM entries WHERE group_id = ?1 AND attempts > 0)";
+    let has_failed: bool = tx.sql().query_row(sql, [handover.id.to_mls()], |row| row.get(0))?;
+    if !has_failed {
+        sort(&mut told);
+    }
     tx.sql().execute(
         "INSERT INTO entries (group_id, handovers, attempts, due) VALUES (?1, ?2, 0, ?3)
          ON CONFLICT (group_id) DO UPDATE
@@ -324,6 +334,30 @@ pub(super) fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
         params![handover.id.to_mls(), encode(&told), integer(tx.now())],
     )?;
     join::try_again(tx, &handover.id)
+}
+
+/// Keeps a device's word before those of others, as its last one: that counts, whatever epoch it is of, since a DS that was
+/// restored (QS-12) goes on from an earlier one. Words of devices that are this user's no more do not count.
+pub(super) fn keep_word(tx: &Tx<'_>, words: &mut Vec<GroupHandover>, told: &GroupHandover) -> Result<()> {
+    let devices = identity::own_devices(tx)?;
+    words.retain(|word| word.by != told.by && (devices.is_empty() || devices.contains(&word.by)));
+    words.insert(0, told.clone());
+    words.truncate(MOST_TOLD);
+    Ok(())
+}
+
+/// Has the word of a device that is in another group lead this one nowhere.
+pub(super) fn drop_word(tx: &Tx<'_>, id: &GroupId, by: &PublicKey) -> Result<()> {
+    let mut told = handovers(tx, id)?;
+    let all = told.len();
+    told.retain(|word| word.by != *by);
+    if told.len() == all {
+        Ok(())
+    } else if told.is_empty() {
+        give_up_entry(tx, id)
+    } else {
+        set_handovers(tx, id, &told)
+    }
 }
 
 /// The last words of other devices about a group that this device is to come into; it goes by the first one.
@@ -355,9 +389,14 @@ fn reorder(tx: &Tx<'_>, id: &GroupId, order: impl FnOnce(&mut [GroupHandover])) 
         return Ok(());
     }
     order(&mut told);
+    set_handovers(tx, id, &told)?;
+    join::try_again(tx, id)
+}
+
+fn set_handovers(tx: &Tx<'_>, id: &GroupId, told: &[GroupHandover]) -> Result<()> {
     let sql = "UPDATE entries SET handovers = ?2 WHERE group_id = ?1";
     tx.sql().execute(sql, params![id.to_mls(), encode(&told)])?;
-    join::try_again(tx, id)
+    Ok(())
 }
 
 /// The groups that it is time to come into.
@@ -395,10 +434,11 @@ pub(crate) fn entry(tx: &Tx<'_>, id: &GroupId) -> Result<Option<PendingEntry>> {
     Ok(Some(PendingEntry { handover, delivery }))
 }
 
-/// This device is in: nothing is left to do.
-pub(super) fn drop_entry(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
+/// Ends the way into a group. Returns what other devices told of it.
+pub(super) fn drop_entry(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<GroupHandover>> {
+    let told = handovers(tx, id)?;
     tx.sql().execute("DELETE FROM entries WHERE group_id = ?1", [id.to_mls()])?;
-    Ok(())
+    Ok(told)
 }
 
 /// The queue that addresses were made for is gone: the groups that this device is to come into get others.

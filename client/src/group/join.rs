@@ -279,9 +279,10 @@ pub(crate) fn join(tx: &Tx<'_>, welcome: &Welcome, tree: Option<&WelcomeTree>) -
             return Err(Rejection::Strangers(id));
         }
     }
-    handover::drop_entry(tx, &id)?;
+    let told = handover::drop_entry(tx, &id)?;
     attributes::keep(tx, &id, &tree.attributes)?;
     key_packages::used(tx, &leaf_key)?;
     Event::Joined { group: id.clone() }.record(tx)?;
+    group.hear_anew(tx, told)?;
     Ok(id)
 }

@@ -1,20 +1,27 @@
 //! Whether this device and another one of its user are in one group. A server can bring a device by a Welcome into a group that it
-//! made up, with a member perhaps, and hold back the letter in which another device tells of the true one, or show one of the two
-//! what is not so later on. One rule finds that out, in whatever order letter and Welcome come: **an epoch of a group begins by one
-//! commit**. A letter has the tag of the commit by which its epoch began where it was written.
+//! made up, with a member perhaps, and hold back the letter in which another device tells of the true one; or show one of the two
+//! what is not so later on. One rule finds that out, in whatever order letter and Welcome come, and in whatever place of the group
+//! the two are: **an epoch of a group begins by one commit**. A letter has the tag of the commit by which its epoch began where it
+//! was written.
 //!
 //! - Of an epoch that this device was in since it came in it knows the tag. In one group the two are the same, else there are two.
-//! - A letter of a later epoch waits until that is reached, the last one of a group, and the DS is asked for the group. It is as
-//!   far there as the letter says, since the other device was. A DS that shows an earlier epoch was restored (QS-12), or shows one
-//!   of the two what is not so.
-//! - Of an epoch before this device came in nothing shows it. Those that were here when it came and of whom the letter does not
-//!   know may have come between, or be made up: its user is told of them, once.
+//! - A letter of a later epoch waits until that is reached, the last one of each device, and the DS is asked for the group. It is
+//!   as far there as the letter says, since the other device was. A DS that shows an earlier epoch was restored (QS-12), or shows
+//!   one of the two what is not so. While a device does not know whether the DS took the commit by which it comes back, it tells
+//!   of no epoch, and all letters wait.
+//! - Of an epoch before this device came in, or back, nothing shows it. Those that were here when it joined by a Welcome and of
+//!   whom the letter does not know may have come between, or be made up: its user is told of them, once.
 //!
-//! Of two groups the user is told once, until a letter fits again. Nobody is silenced by a letter: which of the two is the true one
-//! shows in neither. But this device does not move to where the other one is, and a group that is made up draws nobody out of the
-//! true one. Neither a server nor a member makes another commit with a tag that is there; they can only keep letters back. An AS
+//! What waits goes on waiting when this device comes in, back, or to another place, and the DS is asked then. An epoch that it
+//! skipped with that is compared with nothing.
+//!
+//! Of two groups the user is told once, until a letter fits again or this device comes back. Nobody is silenced by a letter: which
+//! of the two is the true one shows in neither. But the word of a device that is known to be in another group leads this one
+//! nowhere. Neither a server nor a member makes another commit with a tag that is there; they can only keep letters back. An AS
 //! that makes up a device of this user can have this device ask the DS, and tell its user, and no more. And nothing that happens
 //! in a group changes a tag: whether members came back, or were no admins for a while, or had no room in a roster.
+
+use std::mem;
 
 use postern_protocol::ds::GroupId;
 use serde::{Deserialize, Serialize};
@@ -38,8 +45,8 @@ struct Comparison {
     /// Who was there when this device joined by a Welcome. `None`: it came in otherwise, another device is in the same group, or
     /// the user was told of those whom another one did not know.
     met: Option<Roster>,
-    /// The last letter of an epoch that this device did not reach yet.
-    ahead: Option<GroupHandover>,
+    /// The last word of each device that told of an epoch that this one did not reach yet.
+    ahead: Vec<GroupHandover>,
     /// Whether the user was told of two groups.
     is_told: bool,
 }
@@ -61,26 +68,24 @@ impl GroupState {
         Comparison { met, ..Comparison::default() }.keep(tx, &self.id)
     }
 
-    /// Hears of the group from another device of this user, which is in another place there, and has this device move to that one
-    /// if it belongs there.
+    /// Hears of the group from another device of this user, and has this device move to that one's place if it belongs there.
     pub(super) fn hear(&self, tx: &Tx<'_>, told: &GroupHandover) -> Result<()> {
         let mut comparison = Comparison::find(tx, &self.id)?;
-        match self.beginning_of(tx, told.epoch)? {
-            Some(beginning) if beginning != told.beginning => {
-                return self.tell_of_two(tx, comparison, told.epoch);
-            }
-            Some(_) => {
-                comparison = Comparison { ahead: comparison.ahead, ..Comparison::default() };
-                comparison.keep(tx, &self.id)?;
-            }
-            None if told.epoch > self.epoch() => {
-                comparison.ahead = Some(told.clone());
-                comparison.keep(tx, &self.id)?;
-                return strayed::doubt(tx, &self.id);
-            }
-            None => {}
+        comparison.ahead.retain(|word| word.by != told.by);
+        if told.epoch > self.epoch() || !self.is_taken(tx)? {
+            handover::keep_word(tx, &mut comparison.ahead, told)?;
+            comparison.keep(tx, &self.id)?;
+            return strayed::doubt(tx, &self.id);
         }
-        if self.belongs_beside(tx, told)? {
+        let known = self.beginning_of(tx, told.epoch)?;
+        let is_another = known.as_ref().is_some_and(|beginning| *beginning != told.beginning);
+        if known.is_some() && !is_another {
+            comparison = Comparison { ahead: comparison.ahead, ..Comparison::default() };
+        }
+        comparison.keep(tx, &self.id)?;
+        if is_another {
+            self.tell_of_two(tx, told)
+        } else if self.belongs_beside(tx, told)? {
             handover::renew_entry(tx, told)
         } else {
             self.tell_untold(tx, comparison, told)
@@ -89,27 +94,50 @@ impl GroupState {
 
     /// Hears of the group what waited until this device is as far as the other one was, if it is now.
     pub(super) fn hear_what_waited(&self, tx: &Tx<'_>) -> Result<()> {
-        let mut comparison = Comparison::find(tx, &self.id)?;
-        let Some(told) = comparison.ahead.take_if(|told| told.epoch <= self.epoch()) else { return Ok(()) };
-        comparison.keep(tx, &self.id)?;
-        handover::take_over(tx, &[told])
+        let told = self.take_waiting(tx, |told| told.epoch <= self.epoch())?;
+        handover::take_over(tx, &told)
+    }
+
+    /// Hears anew what waits, since this device came in, or back: nothing of what it compared before counts for what follows. With
+    /// it goes what other devices `told` of a later epoch, by whose words it was on its way.
+    pub(super) fn hear_anew(&self, tx: &Tx<'_>, mut told: Vec<GroupHandover>) -> Result<()> {
+        told.retain(|word| word.epoch > self.epoch());
+        told.extend(self.take_waiting(tx, |_| true)?);
+        let comparison = Comparison::find(tx, &self.id)?;
+        Comparison { is_told: false, ..comparison }.keep(tx, &self.id)?;
+        handover::take_over(tx, &told)
     }
 
     /// Takes note of the epoch that the DS shows, in which this device is. It was asked after the letter came which waits.
     pub(crate) fn hear_of_epoch(&self, tx: &Tx<'_>, shown: u64) -> Result<()> {
-        let mut comparison = Comparison::find(tx, &self.id)?;
-        match comparison.ahead.take_if(|told| told.epoch > shown) {
-            Some(told) => self.tell_of_two(tx, comparison, told.epoch),
-            None => Ok(()),
-        }
+        let later = self.take_waiting(tx, |told| told.epoch > shown)?;
+        later.iter().try_for_each(|told| self.tell_of_two(tx, told))
     }
 
-    fn tell_of_two(&self, tx: &Tx<'_>, comparison: Comparison, epoch: u64) -> Result<()> {
+    /// Takes those of the words that wait which are to be heard now.
+    fn take_waiting(
+        &self,
+        tx: &Tx<'_>,
+        is_heard: impl Fn(&GroupHandover) -> bool,
+    ) -> Result<Vec<GroupHandover>> {
+        let mut comparison = Comparison::find(tx, &self.id)?;
+        let (heard, ahead): (Vec<_>, Vec<_>) = mem::take(&mut comparison.ahead).into_iter().partition(is_heard);
+        comparison.ahead = ahead;
+        if !heard.is_empty() {
+            comparison.keep(tx, &self.id)?;
+        }
+        Ok(heard)
+    }
+
+    /// Tells the user, unless it knows, that this device and the one that told this are in two groups.
+    fn tell_of_two(&self, tx: &Tx<'_>, told: &GroupHandover) -> Result<()> {
+        handover::drop_word(tx, &self.id, &told.by)?;
+        let comparison = Comparison::find(tx, &self.id)?;
         if comparison.is_told {
             return Ok(());
         }
         Comparison { is_told: true, ..comparison }.keep(tx, &self.id)?;
-        Event::Divided { group: self.id.clone(), epoch }.record(tx)
+        Event::Divided { group: self.id.clone(), epoch: told.epoch }.record(tx)
     }
 
     /// Tells of those that were here when this device joined, and that another device did not know of before.

@@ -80,6 +80,13 @@ impl GroupState {
             .map(Payload::new))
     }
 
+    /// Whether the DS took the commit by which the present epoch began: a device that comes back is in the one after its external
+    /// commit before there is an answer.
+    pub(super) fn is_taken(&self, tx: &Tx<'_>) -> Result<bool> {
+        // No commit began the first one.
+        Ok(self.epoch() == 0 || self.beginning_of(tx, self.epoch())? == Some(self.beginning()?))
+    }
+
     /// The tag of the commit by which the present epoch began.
     pub(super) fn beginning(&self) -> Result<Payload> {
         bytes(self.mls.confirmation_tag())

@@ -40,8 +40,7 @@ pub(super) fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKe
          ON CONFLICT (group_id) DO UPDATE
          SET title = excluded.title, titled = 0, leaf_key = excluded.leaf_key, active = 1, entering = 0,
              blocked = 0, introduce = 0, committed = excluded.committed, attributes_key = NULL,
-             attributes = x'', proposed = NULL, leaving = 0, successor = NULL, server_key = NULL,
-             comparison = NULL",
+             attributes = x'', proposed = NULL, leaving = 0, successor = NULL, server_key = NULL",
         params![id.to_mls(), title, leaf_key.as_bytes(), integer(tx.now())],
     )?;
     Ok(())
@@ -114,7 +113,7 @@ pub(super) fn is_blocked(tx: &Tx<'_>, id: &GroupId) -> Result<bool> {
 
 /// The membership is over.
 pub(super) fn deactivate(tx: &Tx<'_>, id: &GroupId) -> Result<()> {
-    let sql = "UPDATE groups SET active = 0, committed = ?2 WHERE group_id = ?1";
+    let sql = "UPDATE groups SET active = 0, committed = ?2, comparison = NULL WHERE group_id = ?1";
     tx.sql().execute(sql, params![id.to_mls(), integer(tx.now())])?;
     Ok(())
 }

@@ -287,7 +287,9 @@ impl Session {
                     // Somebody committed in between: once more from there.
                     Some(Fate::Late) | None => {}
                 }
-                if self.store.read(|tx| strayed::state(tx, id))? == strayed::State::Follows {
+                // One that is back may have to look whether another device is further.
+                let state = self.store.read(|tx| strayed::state(tx, id))?;
+                if matches!(state, strayed::State::Follows | strayed::State::Doubtful) {
                     return Ok(());
                 }
             }
