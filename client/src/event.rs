@@ -92,10 +92,10 @@ pub enum Event {
     /// group as it was before, did not know so. They came meanwhile, or became admins; or a server and a member made up the group
     /// that this device is in. It stays there, and this is told once.
     Untold { group: GroupId, strangers: Vec<Member>, admins: Vec<Member> },
-    /// Another device of this user and this one are not in one group: the one knows this epoch otherwise, or the server shows
-    /// this one none so late. The server was restored to an earlier state, from where one of the two did not go on yet; or it shows
-    /// one of them, with a member perhaps, a group that is made up. This device stays where it is, and this is told once, until
-    /// the two are in one group again.
+    /// Another device of this user, as it told last, and this one are not in one group: the one knows this epoch otherwise, or the
+    /// server shows this one none so late. The server was restored to an earlier state, from where one of the two did not go on
+    /// when that was told; or it shows one of them, with a member perhaps, a group that is made up. This device stays where it is,
+    /// and this is told once, until the two are in one group again, or this device comes back.
     Divided { group: GroupId, epoch: u64 },
     /// Users that are admins and were not when this device last knew, which its user accepted.
     AdminsFound { group: GroupId, epoch: u64, admins: Vec<Member> },
