@@ -340,6 +340,7 @@ pub(super) fn renew_entry(tx: &Tx<'_>, handover: &GroupHandover) -> Result<()> {
 /// restored (QS-12) goes on from an earlier one. Words of devices that are this user's no more do not count.
 pub(super) fn keep_word(tx: &Tx<'_>, words: &mut Vec<GroupHandover>, told: &GroupHandover) -> Result<()> {
     let devices = identity::own_devices(tx)?;
+    // None are known before this device is one of them.
     words.retain(|word| word.by != told.by && (devices.is_empty() || devices.contains(&word.by)));
     words.insert(0, told.clone());
     words.truncate(MOST_TOLD);

@@ -32,7 +32,8 @@ pub(super) struct Turn {
 }
 
 /// Begins a membership under a leaf key. Numbers of messages go on from those of an earlier one: a
-/// KeyPackage of last resort may bring the same leaf key again, whose numbers members remember.
+/// KeyPackage of last resort may bring the same leaf key again, whose numbers members remember. What is left to compare stays
+/// where this device only moves.
 pub(super) fn insert(tx: &Tx<'_>, id: &GroupId, title: &str, leaf_key: &PublicKey) -> Result<()> {
     tx.sql().execute(
         "INSERT INTO groups (group_id, title, leaf_key, active, introduce, next_number, committed)
