@@ -121,7 +121,8 @@ impl GroupState {
         is_heard: impl Fn(&GroupHandover) -> bool,
     ) -> Result<Vec<GroupHandover>> {
         let mut comparison = Comparison::find(tx, &self.id)?;
-        let (heard, ahead): (Vec<_>, Vec<_>) = mem::take(&mut comparison.ahead).into_iter().partition(is_heard);
+        let waiting = mem::take(&mut comparison.ahead).into_iter();
+        let (heard, ahead): (Vec<_>, Vec<_>) = waiting.partition(is_heard);
         comparison.ahead = ahead;
         if !heard.is_empty() {
             comparison.keep(tx, &self.id)?;
