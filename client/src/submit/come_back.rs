@@ -25,8 +25,8 @@ const ON_THE_WAY: Duration = Duration::from_secs(3);
 const ALL_ON_THE_WAY: Duration = Duration::from_secs(30);
 /// The most users about whom the AS is asked in vain in one attempt to come back, or in.
 const MOST_ASKED_IN_VAIN: usize = 12;
-/// The most users about whom the AS is asked in one attempt, also if it confirms whatever is asked. The next attempt goes on from
-/// there: who is confirmed is asked about no more.
+/// The most users about whom the AS is asked in one attempt, also if it confirms whatever is asked. Beyond them a device that is to
+/// come in goes on with its next attempt, since who is confirmed is asked about no more; of one that comes back a person judges.
 const MOST_ASKED: usize = 100;
 
 /// Users about whom the AS was asked in an attempt to come back, or in.

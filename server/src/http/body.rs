@@ -430,6 +430,10 @@ mod tests {
         assert_eq!(whole(&bodies.lasting(HOUR), FRAME).await, Ok(3 * FRAME));
         let bodies = Bodies::within(Bounds { slow_window: WINDOW, ..bounds }, 1_000_000);
         assert_eq!(whole(&bodies.lasting(HOUR), FRAME / 2).await, slow(), "none is whole in time");
+        for (least, of_homeservers) in [(usize::MAX, FRAME), (FRAME + 1, FRAME), (1, 1)] {
+            let bodies = Bodies::within(Bounds { least, ..bounds }, 1_000_000);
+            assert_eq!(bodies.lasting(HOUR).bounds.least, of_homeservers, "a frame in a window is enough");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use rusqlite::params;
 
 use super::{
+    super::{join_at_last, join_later},
     coming_in::{comes_in, is_in, takes_welcome, waiting},
     devices::{bring_in, device_of},
     *,
@@ -20,23 +21,7 @@ struct Added {
 
 impl Added {
     fn by(admin: &Person, device: Person, id: &GroupId, is_last_resort: bool, others: &[&Person]) -> Self {
-        let leaf_key = device.offer_to(admin);
-        let addition = admin.stage(id, &Change::Add(vec![leaf_key]));
-        admin.confirm(id);
-        for other in others {
-            other.receive(&addition.message).unwrap();
-        }
-        let find = |tx: &Tx<'_>| -> Result<Address> {
-            let mut leaves = rules::leaves(&GroupState::load(tx, id)?.mls).into_values();
-            let leaf = leaves.find(|leaf| leaf.leaf_key == leaf_key).expect("it is there");
-            Ok(leaf.delivery.expect("it has one").address)
-        };
-        let address = admin.store.read(find).unwrap();
-        let sql = "INSERT INTO stock (leaf_key, address, reference, expires, last_resort, current)
-                   VALUES (?1, ?2, x'', 1 << 40, ?3, 1)";
-        let row = params![leaf_key.as_bytes(), address.as_bytes(), is_last_resort];
-        device.store.write(|tx| Ok(tx.sql().execute(sql, row)?)).unwrap();
-        let (welcome, tree) = (addition.welcome.unwrap(), admin.tree(id));
+        let (leaf_key, address, welcome, tree) = add(admin, &device, id, is_last_resort, others);
         Self { device, leaf_key, address, welcome, tree }
     }
 
@@ -57,6 +42,32 @@ impl Added {
         assert_eq!(kept, [!is_revoked; 2], "all of it, or nothing");
         is_revoked
     }
+}
+
+fn add(
+    admin: &Person,
+    device: &Person,
+    id: &GroupId,
+    is_last_resort: bool,
+    others: &[&Person],
+) -> (PublicKey, Address, Welcome, WelcomeTree) {
+    let leaf_key = device.offer_to(admin);
+    let addition = admin.stage(id, &Change::Add(vec![leaf_key]));
+    admin.confirm(id);
+    for other in others {
+        other.receive(&addition.message).unwrap();
+    }
+    let find = |tx: &Tx<'_>| -> Result<Address> {
+        let mut leaves = rules::leaves(&GroupState::load(tx, id)?.mls).into_values();
+        let leaf = leaves.find(|leaf| leaf.leaf_key == leaf_key).expect("it is there");
+        Ok(leaf.delivery.expect("it has one").address)
+    };
+    let address = admin.store.read(find).unwrap();
+    let sql = "INSERT INTO stock (leaf_key, address, reference, expires, last_resort, current)
+               VALUES (?1, ?2, x'', 1 << 40, ?3, 1)";
+    let row = params![leaf_key.as_bytes(), address.as_bytes(), is_last_resort];
+    device.store.write(|tx| Ok(tx.sql().execute(sql, row)?)).unwrap();
+    (leaf_key, address, addition.welcome.unwrap(), admin.tree(id))
 }
 
 /// Bob's tablet, which waits with a Welcome to the group: Carol is there, of whom it was not told.
@@ -115,4 +126,23 @@ fn a_device_whose_user_has_it_stay_out_gives_up_the_leaf_of_a_welcome_that_waite
     let added = waits(&alice, &bob, &id, &issuer, false);
     assert!(added.device.store.write(|tx| crate::group::stay_out(tx, &id)).unwrap());
     assert!(added.gave_up());
+}
+
+#[test]
+fn of_two_welcomes_that_waited_a_device_joins_by_one_and_gives_up_the_leaf_of_the_other() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], id) = three(&issuer);
+    let first = Added::by(&alice, device_of(&bob, &issuer), &id, false, &[&bob]);
+    let tablet = &first.device;
+    let (_, address, welcome, tree) = add(&alice, tablet, &id, false, &[&bob]);
+    for welcome in [&first.welcome, &welcome] {
+        tablet.store.write(|tx| join_later(tx, &id, welcome)).unwrap();
+    }
+    let joins = |welcome: &Welcome, tree: &WelcomeTree| {
+        tablet.store.write(|tx| Ok(join_at_last(tx, welcome, Some(tree)).is_ok())).unwrap()
+    };
+    assert!(joins(&first.welcome, &first.tree));
+    assert!(!joins(&welcome, &tree));
+    assert!(is_in(tablet, &id) && !first.is_revoked(&first.address));
+    assert!(first.is_revoked(&address));
 }
