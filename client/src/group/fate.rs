@@ -124,6 +124,7 @@ impl GroupState {
             if !moved {
                 Event::Joined { group: self.id.clone() }.record(tx)?;
             }
+            self.forget_met(tx)?;
             return self.hear_anew(tx, told);
         }
         strayed::back(tx, &self.id)?;

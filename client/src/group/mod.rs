@@ -72,7 +72,7 @@ pub(crate) use self::{
     outstanding::{Kind, founding, unsettled},
     receive::receive,
     record::{active, is_entering, is_leaf_key_in_use, set_successor, successor, summaries, title},
-    rejoin::is_before_told,
+    rejoin::{is_before_told, is_elsewhere},
     state::GroupState,
     upkeep::{committed, due, forget_ended},
 };

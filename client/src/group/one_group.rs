@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     handover::{self, GroupHandover},
+    outstanding::{self, Kind},
     record,
     roster::Roster,
     state::GroupState,
@@ -68,6 +69,12 @@ impl GroupState {
         Comparison { met, ..Comparison::default() }.keep(tx, &self.id)
     }
 
+    /// Notes that this device came by itself to where it is: who was there was compared by then.
+    pub(super) fn forget_met(&self, tx: &Tx<'_>) -> Result<()> {
+        let comparison = Comparison::find(tx, &self.id)?;
+        Comparison { met: None, ..comparison }.keep(tx, &self.id)
+    }
+
     /// Hears of the group from another device of this user, and has this device move to that one's place if it belongs there.
     pub(super) fn hear(&self, tx: &Tx<'_>, told: &GroupHandover) -> Result<()> {
         let mut comparison = Comparison::find(tx, &self.id)?;
@@ -75,7 +82,9 @@ impl GroupState {
         if told.epoch > self.epoch() || !self.is_taken(tx)? {
             handover::keep_word(tx, &mut comparison.ahead, told)?;
             comparison.keep(tx, &self.id)?;
-            return strayed::doubt(tx, &self.id);
+            // Once this device knows whether it came back, it hears that anew.
+            let is_coming_back = outstanding::holds(tx, &self.id, Kind::Rejoin)?;
+            return if is_coming_back { Ok(()) } else { strayed::doubt(tx, &self.id) };
         }
         let known = self.beginning_of(tx, told.epoch)?;
         let is_another = known.as_ref().is_some_and(|beginning| *beginning != told.beginning);
@@ -100,12 +109,12 @@ impl GroupState {
 
     /// Hears anew what waits, since this device came in, or back: nothing of what it compared before counts for what follows. With
     /// it goes what other devices `told` of a later epoch, by whose words it was on its way.
-    pub(super) fn hear_anew(&self, tx: &Tx<'_>, mut told: Vec<GroupHandover>) -> Result<()> {
-        told.retain(|word| word.epoch > self.epoch());
-        told.extend(self.take_waiting(tx, |_| true)?);
+    pub(super) fn hear_anew(&self, tx: &Tx<'_>, told: Vec<GroupHandover>) -> Result<()> {
+        let mut words = self.take_waiting(tx, |_| true)?;
+        words.extend(told.into_iter().filter(|word| word.epoch > self.epoch()));
         let comparison = Comparison::find(tx, &self.id)?;
         Comparison { is_told: false, ..comparison }.keep(tx, &self.id)?;
-        handover::take_over(tx, &told)
+        handover::take_over(tx, &words)
     }
 
     /// Takes note of the epoch that the DS shows, in which this device is. It was asked after the letter came which waits.
@@ -132,7 +141,10 @@ impl GroupState {
 
     /// Tells the user, unless it knows, that this device and the one that told this are in two groups.
     fn tell_of_two(&self, tx: &Tx<'_>, told: &GroupHandover) -> Result<()> {
-        handover::drop_word(tx, &self.id, &told.by)?;
+        // A device that leaves its place for another one is out without a way in.
+        if !self.has_proposed_to_leave() && !record::is_entering(tx, &self.id)? {
+            handover::drop_word(tx, &self.id, &told.by)?;
+        }
         let comparison = Comparison::find(tx, &self.id)?;
         if comparison.is_told {
             return Ok(());

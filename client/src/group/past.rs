@@ -82,7 +82,7 @@ impl GroupState {
 
     /// Whether the DS took the commit by which the present epoch began: a device that comes back is in the one after its external
     /// commit before there is an answer.
-    pub(super) fn is_taken(&self, tx: &Tx<'_>) -> Result<bool> {
+    pub(crate) fn is_taken(&self, tx: &Tx<'_>) -> Result<bool> {
         // No commit began the first one.
         Ok(self.epoch() == 0 || self.beginning_of(tx, self.epoch())? == Some(self.beginning()?))
     }

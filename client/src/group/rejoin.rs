@@ -55,6 +55,12 @@ pub(crate) fn is_before_told(error: &Error) -> bool {
     is_refused || matches!(error, Error::Mls { reason, .. } if reason == BEFORE_TOLD)
 }
 
+/// Whether a device does not go to another place of a group since the DS does not have the group that it is in: the DS was
+/// restored, or shows what is not so.
+pub(crate) fn is_elsewhere(error: &Error) -> bool {
+    matches!(error, Error::Mls { reason, .. } if [BEFORE_KNOWN, ANOTHER].contains(&reason.as_str()))
+}
+
 /// How a group differs at the server from what this device knew of it.
 #[derive(Debug, Clone, Default)]
 pub struct Differences {

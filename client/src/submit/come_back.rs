@@ -287,9 +287,7 @@ impl Session {
                     // Somebody committed in between: once more from there.
                     Some(Fate::Late) | None => {}
                 }
-                // One that is back may have to look whether another device is further.
-                let state = self.store.read(|tx| strayed::state(tx, id))?;
-                if matches!(state, strayed::State::Follows | strayed::State::Doubtful) {
+                if self.store.read(|tx| GroupState::load(tx, id)?.is_taken(tx))? {
                     return Ok(());
                 }
             }

@@ -158,6 +158,8 @@ fn note(tx: &Tx<'_>, id: &GroupId, error: &Error) -> Result<()> {
         }
     } else if group::is_before_told(error) {
         group::go_by_next(tx, id)?;
+    } else if group::is_elsewhere(error) {
+        strayed::doubt(tx, id)?;
     }
     // The commit that was sent may be accepted yet: its address stays.
     if !error.is_final() || GroupState::awaits(tx, id, Kind::Rejoin)? {

@@ -400,7 +400,10 @@ fn a_device_comes_into_no_group_that_is_older_than_what_it_was_told_of() {
 }
 
 /// What a device hands over, as another one of its user's would.
-pub(super) fn of_device(number: u8, mut groups: Vec<handover::GroupHandover>) -> Vec<handover::GroupHandover> {
+pub(super) fn of_device(
+    number: u8,
+    mut groups: Vec<handover::GroupHandover>,
+) -> Vec<handover::GroupHandover> {
     groups.iter_mut().for_each(|group| group.by = PublicKey::new([number; 32]));
     groups
 }

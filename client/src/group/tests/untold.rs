@@ -413,6 +413,7 @@ fn letters_wait_while_a_device_does_not_know_whether_it_came_back() {
     assert_eq!(letter.epoch, group.tablet.epoch(&group.id), "of two commits the server takes one");
     for tablet in [&group.tablet, &late] {
         assert!(hears(tablet, &letter).is_empty());
+        assert_eq!(state(tablet, &group.id), strayed::State::Follows, "its own answer comes first");
     }
     // It says to each that its own was the one.
     group.tablet.confirm(&group.id);
@@ -512,14 +513,39 @@ fn no_earlier_word_of_a_device_that_is_in_another_group_leads_there() {
     commits(&others_alice, &id, &Change::Update, &[&others_bob]);
     assert!(is_to_enter(&tablet, &id));
     let lost = letter(&others_bob);
-    for has_another in [false, true] {
+    // One that has proposed to leave its place for that one is out without a way in.
+    for (has_another, leaves) in [(false, false), (true, false), (false, true)] {
         let tablet = tablet.copy();
         if has_another {
             assert!(hears(&tablet, &others).is_empty());
         }
+        if leaves {
+            tablet.store.write(|tx| GroupState::load(tx, &id)?.stage_leaving(tx)).unwrap();
+        }
         assert_eq!(hears(&tablet, &lost), [News::Divided(lost.epoch)]);
-        assert_eq!(is_to_enter(&tablet, &id), has_another);
+        assert_eq!(is_to_enter(&tablet, &id), has_another || leaves);
     }
+}
+
+#[test]
+fn a_device_that_moved_tells_nothing_of_those_whom_it_met_where_it_was_before() {
+    let issuer = SigningKey::generate();
+    let ([alice, bob, _], id) = three(&issuer);
+    let early = letter(&bob);
+    bob.receive(&alice.add(&id, &[&person("carol", &issuer)])).unwrap();
+    let tablet = device_of(&bob, &issuer);
+    let addition = alice.stage(&id, &Change::Add(vec![tablet.offer_as(Pseudonym([255; 16]), &alice)]));
+    alice.confirm(&id);
+    tablet.join(&addition.welcome.unwrap(), Some(&alice.tree(&id))).unwrap();
+    assert!(hears(&tablet, &early).is_empty());
+    let shown = alice.shown(&id);
+    let Err(Error::Strangers(carol)) = comes_in(&tablet, &id, &shown, &Differences::default()) else {
+        panic!("she came since")
+    };
+    comes_in(&tablet, &id, &shown, &carol).unwrap();
+    tablet.confirm(&id);
+    let of_another = handover::GroupHandover { by: SigningKey::generate().public_key(), ..early };
+    assert!(hears(&tablet, &of_another).is_empty());
 }
 
 #[test]
@@ -534,7 +560,7 @@ fn a_device_leaves_its_place_for_no_other_group_of_its_epoch() {
         tablet.store.trial(|tx| GroupState::enter(tx, &entry, shown, &Differences::default()))
     };
     let refused = moves(&others_alice.shown(&id)).unwrap_err();
-    assert!(matches!(refused, Error::Mls { .. }), "{refused}");
+    assert!(crate::group::is_elsewhere(&refused), "{refused}");
     moves(&alice.shown(&id)).unwrap();
 }
 
