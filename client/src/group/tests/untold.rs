@@ -544,7 +544,7 @@ fn a_device_that_moved_tells_nothing_of_those_whom_it_met_where_it_was_before() 
     };
     comes_in(&tablet, &id, &shown, &carol).unwrap();
     tablet.confirm(&id);
-    let of_another = handover::GroupHandover { by: SigningKey::generate().public_key(), ..early };
+    let of_another = of_device(2, vec![early]).remove(0);
     assert!(hears(&tablet, &of_another).is_empty());
 }
 
