@@ -7,7 +7,7 @@ use crate::request::{Request, TIMEOUT};
 /// The most bytes of an answer to deliveries, in which each of 20,000 addresses may be named as one that is gone, by a
 /// number of three bytes.
 const RECEIVED_BYTES: usize = 128 * 1024;
-// Those to other homeservers have as much time as any, beyond that in which they are carried.
+// Deliveries to other homeservers have as much time as any request, beyond that in which they are carried.
 const _: () = assert!(TIMEOUT.as_secs() == Deliveries::ANSWER.as_secs());
 
 impl Request {

@@ -299,7 +299,7 @@ pub(crate) fn not_seen_since(tx: &Tx<'_>, time: u64) -> Result<Vec<UserName>> {
     let mut statement = tx.sql().prepare_cached(&sql)?;
     let (now, an_hour_ago) = (tx.now(), tx.now().saturating_sub(identity::HIDDEN_AGAIN));
     let ahead = now.saturating_add(CLOCK_SKEW);
-    // Who is not shown is looked for as often as others are looked up.
+    // A user who is not shown is looked for as often as others are looked up.
     let [first, last] = tx.to_come(GONE_AGAIN.max(now.saturating_sub(time)));
     let rows = statement
         .query_map(

@@ -100,7 +100,7 @@ pub(super) fn set_comparison(tx: &Tx<'_>, id: &GroupId, comparison: &[u8]) -> Re
     Ok(())
 }
 
-/// What is left to compare with what other devices of the user tell of the group; `None`: nothing was noted.
+/// The rest that is to be compared of the group with what other devices of the user tell; `None`: nothing was noted.
 pub(super) fn comparison(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Vec<u8>>> {
     let sql = "SELECT comparison FROM groups WHERE group_id = ?1";
     Ok(tx.sql().prepare_cached(sql)?.query_row([id.to_mls()], |row| row.get(0))?)

@@ -392,7 +392,7 @@ mod tests {
         let home = Home::of_problem(ProblemType::NotFound);
         let mut differences = Differences::default();
         differences.strangers.extend((0..3 * MOST_ASKED).map(stranger));
-        // As such an AS showed them, whatever it answers now.
+        // Such an AS showed them so before, whatever it answers now.
         let confirms = |tx: &Tx<'_>| -> Result<()> {
             for member in &differences.strangers {
                 let (client_key, user) = (member.client_key.unwrap(), member.user.clone().unwrap());

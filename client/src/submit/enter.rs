@@ -313,7 +313,7 @@ mod tests {
         account
     }
 
-    /// What two other devices told of a group: one as the DS has it, and the other in an epoch that the DS lost.
+    /// The words of two other devices of a group: one as the DS has it, and the other in an epoch that the DS lost.
     fn told_before_and_in_the_lost_time(id: &GroupId) -> [Vec<GroupHandover>; 2] {
         let [phone, laptop] = [account(), account()];
         let home = tempfile::tempdir().unwrap();

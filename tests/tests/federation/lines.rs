@@ -41,7 +41,7 @@ async fn what_is_on_its_way_when_a_line_falls_silent_does_not_come() {
     // Longer than the rest would take.
     sleep(Duration::from_secs(3)).await;
     let after = come.load(Ordering::SeqCst);
-    // One may have gone through at that moment, and another one not have been counted.
+    // A part may have gone through at that moment, and another one not have been counted.
     assert!(after <= before + 2 * PART, "{before} bytes, and {after} though nothing comes through");
     line.set(Weather::Fair);
     drop(client);

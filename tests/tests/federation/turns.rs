@@ -84,7 +84,7 @@ async fn slow_ones(session: &Client) -> Vec<(String, i16)> {
     claimed
 }
 
-/// Those of x.evil.example, in the order of their lanes.
+/// The claims of lanes of x.evil.example, in the order of the lanes.
 fn lanes(lanes: impl IntoIterator<Item = i16>) -> Vec<(String, i16)> {
     lanes.into_iter().map(|lane| ("x.evil.example".to_owned(), lane)).collect()
 }
@@ -119,12 +119,12 @@ async fn so_many_lanes_are_tried_at_once_as_have_their_share_of_a_slow_line() {
     assert_eq!(slow_ones(&world.admin).await, lanes([most + 1]));
     world.admin.batch_execute("ROLLBACK").await.unwrap();
 
-    // Those that fit.
+    // Deliveries that fit beside others.
     start(&[Deliveries::MOST_BESIDE; Deliveries::LANES_AT_ONCE]).await;
     assert_eq!(slow_ones(&world.admin).await, lanes(0..most));
     world.admin.batch_execute("ROLLBACK").await.unwrap();
 
-    // One that does not waits until it is alone, and no later one goes before it.
+    // A delivery that does not fit waits until it is alone, and no later one goes before it.
     start(&[SMALL, LARGE, SMALL]).await;
     assert_eq!(slow_ones(&world.admin).await, lanes([0, 1]));
     over("0").await;

@@ -399,7 +399,7 @@ fn a_device_comes_into_no_group_that_is_older_than_what_it_was_told_of() {
     moves(&alice.shown(&id)).unwrap();
 }
 
-/// What a device hands over, as another one of its user's would.
+/// The handovers of a device, as another one of its user's would write them.
 pub(super) fn of_device(
     number: u8,
     mut groups: Vec<handover::GroupHandover>,

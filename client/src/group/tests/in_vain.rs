@@ -13,7 +13,7 @@ use super::{
 struct Added {
     device: Person,
     leaf_key: PublicKey,
-    /// Where the messages for that leaf go.
+    /// The address to which the messages for that leaf go.
     address: Address,
     welcome: Welcome,
     tree: WelcomeTree,

@@ -248,7 +248,7 @@ fn of_those_who_came_since_it_joined_a_device_tells_nothing_for_a_letter_of_befo
     let addition = group.commit(&Change::Add(vec![carol]));
     group.tablet.receive(&addition.message).unwrap();
     assert!(group.hears(&letter).is_empty());
-    // Those whom it met are another matter.
+    // Members whom it met are another matter.
     letter.roster = Roster::made([7; 32], &[], &group.admins());
     assert_eq!(group.hears(&letter), [News::Untold(3, 0)]);
 }
@@ -513,7 +513,7 @@ fn no_earlier_word_of_a_device_that_is_in_another_group_leads_there() {
     commits(&others_alice, &id, &Change::Update, &[&others_bob]);
     assert!(is_to_enter(&tablet, &id));
     let lost = letter(&others_bob);
-    // One that has proposed to leave its place for that one is out without a way in.
+    // A device that has proposed to leave its place for that one is out without a way in.
     for (has_another, leaves) in [(false, false), (true, false), (false, true)] {
         let tablet = tablet.copy();
         if has_another {

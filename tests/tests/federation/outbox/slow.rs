@@ -126,7 +126,7 @@ async fn what_is_large_comes_over_a_slow_line_and_what_is_behind_it() {
     let mut talk = Talk::start_with(&settings).await;
     talk.operate("set_group_limit('max_message_bytes', 3000000)").await;
     talk.line(Weather::Trickle(RATE));
-    // That has been seen.
+    // The sender has seen that.
     talk.sender().admin.execute("SELECT federation.note_slow('b.example')", &[]).await.unwrap();
     let begun = Instant::now();
     talk.say(vec![b'x'; LARGE]).await;
@@ -189,7 +189,7 @@ async fn lanes_of_all_processes_share_the_slowest_line() {
     let (failing, broken) = (ended(&talk, "failing").await, ended(&talk, "broken").await);
     let taken = talk.taken().await;
     talk.line(Weather::Trickle(Deliveries::LEAST_RATE));
-    // That has been seen.
+    // The sender has seen that.
     talk.sender().admin.execute("SELECT federation.note_slow('b.example')", &[]).await.unwrap();
     for group in &mut groups {
         let said = group.party(0).say(&[b'x'; LARGE]);
