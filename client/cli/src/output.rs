@@ -199,8 +199,8 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
             list(admins)
         ),
         Event::Divided { epoch, .. } => format!(
-            "another device of yours told of epoch {epoch} of a group that is not the one this device is in. If the server was \
-             just put back to an earlier state, the devices come together again once both were in use. Else one of the two groups is \
+            "another device of yours told of epoch {epoch} of a group that is not the one this device is in. If the server \
+             was just put back to an earlier state, the devices come together again once both were in use. Else one of the two groups is \
              made up: compare the `members` on both devices, and write nothing where strangers are. `block-group` has that device \
              leave, and another user who is an admin can add it again; `refound` founds another group"
         ),

@@ -4,22 +4,23 @@
 //! the two are: **an epoch of a group begins by one commit**. A letter has the tag of the commit by which its epoch began where it
 //! was written.
 //!
-//! - This device knows the tag of each epoch that it was in since it came in. In one group the two are the same, else there are two.
+//! - This device knows the tag of each epoch that it was in since it came in. In one group the two are the same, else there are
+//!   two.
 //! - A letter of a later epoch waits until that is reached, the last one of each device, and the DS is asked for the group. It is
 //!   as far there as the letter says, since the other device was. A DS that shows an earlier epoch was restored (QS-12), or shows
-//!   one of the two what is not so. While a device does not know whether the DS took the commit by which it comes back, it tells
-//!   of no epoch, and all letters wait.
+//!   one of the two what is not so. While a device does not know whether the DS took the commit by which it comes back, it tells of
+//!   no epoch, and all letters wait.
 //! - Nothing shows it of an epoch before this device came in, or back. Members that were here when it joined by a Welcome and of
 //!   whom the letter does not know may have come between, or be made up: its user is told of them, once.
 //!
-//! A letter that waits goes on waiting when this device comes in, back, or to another place, and the DS is asked then. An epoch that
-//! it skipped with that is compared with nothing.
+//! A letter that waits goes on waiting when this device comes in, back, or to another place, and the DS is asked then. An epoch
+//! that it skipped with that is compared with nothing.
 //!
 //! The user is told of two groups once, until a letter fits again or this device comes back. Nobody is silenced by a letter: which
 //! of the two is the true one shows in neither. But the word of a device that is known to be in another group leads this one
 //! nowhere. Neither a server nor a member makes another commit with a tag that is there; they can only keep letters back. An AS
-//! that makes up a device of this user can have this device ask the DS, and tell its user, and no more. And nothing that happens
-//! in a group changes a tag: whether members came back, or were no admins for a while, or had no room in a roster.
+//! that makes up a device of this user can have this device ask the DS, and tell its user, and no more. And nothing that happens in
+//! a group changes a tag: whether members came back, or were no admins for a while, or had no room in a roster.
 
 use std::mem;
 
@@ -43,8 +44,8 @@ use crate::{
 /// The rest that is to be compared of a group with what other devices of this user tell.
 #[derive(Default, Serialize, Deserialize)]
 struct Comparison {
-    /// The members that were there when this device joined by a Welcome. `None`: it came in otherwise, another device is in the same
-    /// group, or the user was told of those whom another one did not know.
+    /// The members that were there when this device joined by a Welcome. `None`: it came in otherwise, another device is in the
+    /// same group, or the user was told of those whom another one did not know.
     met: Option<Roster>,
     /// The last word of each device that told of an epoch that this one did not reach yet.
     ahead: Vec<GroupHandover>,
