@@ -200,9 +200,9 @@ pub fn describe(client: &Client, event: &Event) -> Result<String> {
         ),
         Event::Divided { epoch, .. } => format!(
             "another device of yours told of epoch {epoch} of a group that is not the one this device is in. If the server \
-             was just put back to an earlier state, the devices come together again once both were in use. Else one of the two groups is \
-             made up: compare the `members` on both devices, and write nothing where strangers are. `block-group` has that device \
-             leave, and another user who is an admin can add it again; `refound` founds another group"
+             was just put back to an earlier state, the devices come together again once both were in use. Else one of the two \
+             groups is made up: compare the `members` on both devices, and write nothing where strangers are. `block-group` has \
+             that device leave, and another user who is an admin can add it again; `refound` founds another group"
         ),
         Event::MemberReset { user, name: None, .. } => format!(
             "{user} began anew, with other devices: whoever it is counts as unknown until you accept it"
