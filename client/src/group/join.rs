@@ -26,7 +26,7 @@ const MOST_LATE: u64 = 100;
 /// Messages, and bytes of them, that may wait for the Welcomes which wait: the families of the groups' domains share this room
 /// evenly, and the groups of a family its share, so that none takes that of others. No group has less than one among
 /// [`MOST_LATE`].
-const MOST_EARLY: u64 = 1000;
+const MOST_EARLY: u64 = 4000;
 const MOST_EARLY_BYTES: u64 = 8 * 1024 * 1024;
 /// Seconds before a Welcome is tried again, the first time, and at most.
 const FIRST_PAUSE: u64 = 10;

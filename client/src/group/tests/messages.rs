@@ -368,9 +368,9 @@ fn messages_of_other_groups_take_no_room_of_one_whose_welcome_waits() {
         let keep = |tx: &Tx<'_>| (0..2000).take_while(|_| keep_early(tx, id, &other).unwrap()).count();
         carol.store.write(|tx| Ok(keep(tx))).unwrap()
     };
-    assert_eq!(theirs.each_ref().map(fill), [250, 250]);
+    assert_eq!(theirs.each_ref().map(fill), [1000, 1000]);
     carol.receive(&one).unwrap();
-    assert_eq!(fill(&id), 499);
+    assert_eq!(fill(&id), 1999);
 }
 
 #[test]
