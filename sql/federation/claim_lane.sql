@@ -36,7 +36,7 @@ DECLARE
     first_turn text;
     looked integer := 0;
     -- Slow domains without room, which leave their families' turns to others.
-    crowded text[] := '{}';
+    crowded text[] := ARRAY[]::text[];
     is_crowded boolean := false;
     here record;
     first_one bigint;
